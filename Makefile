@@ -1,0 +1,31 @@
+# `make repro` and `make test` do everything on a fresh machine with Python 3.11 and a package index.
+PYTHON ?= python3.11
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+READY := $(VENV)/.ready
+
+.PHONY: help repro test checks bench
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+repro: $(READY)  ## the whole pipeline on the embedded default: SmolLM2-135M and medical text
+	dvc repro
+
+test: $(READY)  ## the tests: unit, pipeline, end to end
+	python -m pytest
+
+checks: $(READY)  ## linter and type checker
+	ruff check .
+	ruff format --check .
+	mypy
+
+bench: $(READY)  ## ratios side by side in one run, kept in benchmarks/results.md (minutes)
+	python -m benchmarks.run

@@ -1,0 +1,140 @@
+"""The only reader and writer of what the stages exchange: tables, tensors, metrics and curves.
+
+Every writer is atomic (a temporary sibling, then a rename) and deterministic (sorted keys, no dates), so that the same
+input gives the same bytes and an interrupted stage leaves no half-written file under its final name.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpts.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` to write a file or a folder at; rename it to ``path`` when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _remove(path)
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write metrics: sorted keys, floats to eight significant digits (beyond them lies the order of summation)."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(_rounded(values), indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.8g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a mapping written by :func:`write_json`."""
+    return json.loads(_existing(path).read_text(encoding="utf-8"))
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read what :func:`write_jsonl` wrote."""
+    with _existing(path).open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a curve for ``dvc plots``; the first row's keys are the columns."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_rounded(list(rows)))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a curve; the values are strings."""
+    with _existing(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of equal length (lists or numpy arrays) as parquet."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with replacing(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary, compression="zstd")
+
+
+def read_table(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Read the named columns of a parquet file as lists. Raises UserError when the file or a column is missing."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(_existing(path))
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: not a readable parquet file ({error})") from None
+    for name in columns:
+        if name not in table.column_names:
+            raise UserError(f"{path}: no column '{name}'; it has {', '.join(table.column_names)}")
+    return {name: table[name].to_pylist() for name in columns}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors as safetensors (names sorted, contiguous)."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, temporary, dict(metadata or {}) or None)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read every tensor of a safetensors file. Raises UserError for a truncated or foreign file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(_existing(path))
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); fetch or make it again") from None
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"{path}: no such file; run `dvc repro` to make it")
+    return path

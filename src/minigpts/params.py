@@ -1,0 +1,108 @@
+"""Reads ``params.yaml`` into the dataclass of the stage that asks.
+
+A stage declares its parameters as a frozen dataclass with a default for nothing: every value stands in ``params.yaml``,
+where DVC sees it. Unknown keys, missing keys and values of the wrong type are refused by name.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from minigpts.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The ``runtime`` section: how this machine runs the work. No stage lists it, so changing it reruns nothing."""
+
+    batch_tokens: int  # tokens in one forward batch; a matter of memory and speed
+    num_threads: int | None  # torch's intra-op threads; null takes torch's own choice
+
+    def __post_init__(self) -> None:
+        require(self.batch_tokens >= 1, "runtime.batch_tokens must be ≥ 1", self.batch_tokens)
+        require(self.num_threads is None or self.num_threads >= 1, "runtime.num_threads must be ≥ 1", self.num_threads)
+
+
+def require(condition: bool, rule: str, got: object) -> None:
+    """Raise a :class:`UserError` naming the rule and the value it was given, unless ``condition`` holds."""
+    if not condition:
+        raise UserError(f"params.yaml: {rule}, got {got!r}")
+
+
+def read(path: Path, cls: type[T], section: str, top_level: tuple[str, ...] = ()) -> T:
+    """Build ``cls`` from ``section`` of the file, taking the fields named in ``top_level`` from the file's top level.
+
+    Raises UserError for a file that is no YAML mapping, an unknown or missing key, or a value of the wrong type.
+    ``cls.__post_init__`` checks ranges, through :func:`require`.
+    """
+    document = _read_mapping(path)
+    if section not in document:
+        raise UserError(f"{path}: section '{section}' is missing")
+    values = document[section]
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: section '{section}' must be a mapping, got {values!r}")
+    names = {field.name for field in fields(cls)} - set(top_level)  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            raise UserError(f"{path}: unknown parameter '{section}.{key}'; known: {', '.join(sorted(names))}")
+    hints = get_type_hints(cls)
+    arguments = {}
+    for field in fields(cls):  # type: ignore[arg-type]
+        where = field.name if field.name in top_level else f"{section}.{field.name}"
+        holder = document if field.name in top_level else values
+        if field.name not in holder:
+            raise UserError(f"{path}: parameter '{where}' is missing")
+        arguments[field.name] = _coerce(holder[field.name], hints[field.name], f"{path}: {where}")
+    return cls(**arguments)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's folder") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise UserError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: must be a mapping of parameters")
+    return document
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as the annotated type, or a UserError. PyYAML reads ``1e-05`` (as DVC writes it) as a string."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        (inner,) = [option for option in options if option is not type(None)]
+        return _coerce(value, inner, where)
+    if origin is Literal:
+        if value not in options or isinstance(value, bool) is not isinstance(options[0], bool):
+            raise UserError(f"{where} must be one of {', '.join(map(str, options))}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{where} must be a list, got {value!r}")
+        return tuple(_coerce(item, options[0], where) for item in value)
+    if hint is float and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise UserError(f"{where} must be a number, got {value!r}") from None
+        if number != number or number in (float("inf"), float("-inf")):
+            raise UserError(f"{where} must be a finite number, got {value!r}")
+        return number
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{where} must be of type {hint.__name__}, got {value!r}")
+    return value
