@@ -12,4 +12,5 @@ LLAMA = ArchitectureSpec(
     mlp_out="mlp.down_proj",
     attention_out="self_attn.o_proj",
     width_field="intermediate_size",
+    mlp_bias_field="mlp_bias",
 )

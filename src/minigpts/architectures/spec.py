@@ -21,6 +21,7 @@ class ArchitectureSpec:
     mlp_out: str  # the linear layer whose *columns* are the MLP neurons; its input is the activation that is profiled
     attention_out: str  # the linear layer that reads the concatenated heads
     width_field: str  # config field of the MLP width
+    mlp_bias_field: str | None = None  # config switch that gives every MLP projection a bias, where the family has one
     num_heads_field: str = "num_attention_heads"  # config field of the number of query heads
 
     def layer(self, index: int, module: str) -> str:

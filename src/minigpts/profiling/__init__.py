@@ -1,0 +1,1 @@
+"""One streaming pass over the calibration text: sufficient statistics of what the model's units do."""

@@ -1,0 +1,1 @@
+"""What goes (plan), the cuts themselves (slicing), and making up for them (refit)."""

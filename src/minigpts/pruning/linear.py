@@ -1,0 +1,71 @@
+"""The paper's rule for linear layers (arXiv 2312.12682, section 3.3.1), to the letter.
+
+For every linear layer, an output whose normalized L1 norm is ≤ ε loses its row of the weight, an input whose norm is ≤ ε
+loses its column, and a bias goes only with its row and only if the biased output is ≤ ε too. Coordinates of the residual
+stream can't be removed from one layer alone, so there the rule writes zeros; a unit that is private to a block, an MLP
+neuron, is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minigpts.architectures.spec import ArchitectureSpec
+
+
+@dataclass(frozen=True)
+class LinearMarks:
+    """What the rule marks in one linear layer; True goes."""
+
+    rows: Tensor  # (out_features,) by the unbiased output
+    biases: Tensor  # (out_features,) by the biased output too
+    columns: Tensor  # (in_features,) by the input
+
+
+def marks(statistics: Mapping[str, Tensor], threshold: float) -> dict[str, LinearMarks]:
+    """The marks of every linear layer whose sums are in ``statistics``, by module name."""
+    count = statistics["count"]
+    names = sorted(key[len("linear.") : -len(".input_abs_sum")] for key in statistics if key.endswith(".input_abs_sum"))
+    found = {}
+    for name in names:
+        small = {
+            key: statistics[f"linear.{name}.{key}_abs_sum"] / count <= threshold for key in ("input", "output", "output_minus_bias")
+        }
+        rows = small["output_minus_bias"]
+        found[name] = LinearMarks(rows=rows, biases=rows & small["output"], columns=small["input"])
+    return found
+
+
+def removable_neurons(
+    marked: Mapping[str, LinearMarks], weights: Mapping[str, Tensor], spec: ArchitectureSpec, layer: int
+) -> Tensor:
+    """MLP neurons that the marks silence altogether. bool (intermediate_size,)
+
+    A neuron is silent when the layer that reads it loses its column, or when a layer that makes it loses the row and has
+    no bias left there: SiLU, GELU and ReLU are 0 at 0, and a gate of 0 silences its product.
+    """
+    silent = marked[spec.layer(layer, spec.mlp_out)].columns
+    for module in spec.mlp_in:
+        name = spec.layer(layer, module)
+        silent = silent | (marked[name].biases if f"{name}.bias" in weights else marked[name].rows)
+    return silent
+
+
+def zeroed(weights: Mapping[str, Tensor], marked: Mapping[str, LinearMarks]) -> dict[str, Tensor]:
+    """A copy of ``weights`` with zeros wherever the rule marks a row, a column or a bias."""
+    result = dict(weights)
+    for name, mark in marked.items():
+        gone = mark.rows[:, None] | mark.columns[None, :]  # (out_features, in_features)
+        result[f"{name}.weight"] = result[f"{name}.weight"].masked_fill(gone, 0)
+        if f"{name}.bias" in result:
+            result[f"{name}.bias"] = result[f"{name}.bias"].masked_fill(mark.biases, 0)
+    return result
+
+
+def num_nonzero(weights: Mapping[str, Tensor]) -> int:
+    """Parameters that are not exactly zero."""
+    return sum(int(torch.count_nonzero(tensor)) for tensor in weights.values())

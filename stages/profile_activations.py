@@ -1,0 +1,55 @@
+"""Runs the calibration text through the model and stores what its MLP neurons and attention heads did, as sums."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minigpts import artifacts, params
+from minigpts.errors import exit_cleanly
+
+
+@dataclass(frozen=True)
+class Params:
+    """The ``profile`` section."""
+
+    sequence_length: int  # tokens in one packed sequence
+    all_linear: bool  # also the inputs and outputs of every linear layer
+
+    def __post_init__(self) -> None:
+        params.require(self.sequence_length >= 2, "profile.sequence_length must be ≥ 2", self.sequence_length)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Profile: load the text and the model, stream one through the other, save the statistics."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="the parent's checkpoint folder")
+    parser.add_argument("--text", type=Path, required=True, help="calibration text, parquet with a column 'text'")
+    parser.add_argument("--out", type=Path, required=True, help="statistics to write, safetensors")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    settings = params.read(arguments.params, Params, "profile")
+    runtime = params.read(arguments.params, params.Runtime, "runtime")
+
+    import torch
+
+    from minigpts import checkpoint
+    from minigpts.architectures.registry import spec_for
+    from minigpts.corpus import packing
+    from minigpts.profiling.recorder import profile
+    from minigpts.runtime import device
+
+    where = device(runtime)
+    texts = artifacts.read_table(arguments.text, ["text"])["text"]
+    model = checkpoint.load_model(arguments.model, torch.float32).to(where)
+    documents = packing.encode_lazily(checkpoint.load_fast_tokenizer(arguments.model), texts)
+    tokens = torch.from_numpy(packing.pack(documents, packing.separator_id(model.config), settings.sequence_length))
+    rows = max(runtime.batch_tokens // settings.sequence_length, 1)
+    statistics = profile(model, spec_for(model.config.model_type), tokens.to(where), rows, settings.all_linear)
+    artifacts.write_tensors(arguments.out, statistics)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

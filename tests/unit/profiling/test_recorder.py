@@ -1,0 +1,97 @@
+"""The statistics are those of the activations, whatever the batch size, and recording leaves the model as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpts import checkpoint
+from minigpts.architectures.registry import spec_for
+from minigpts.profiling.recorder import profile, recording
+from tests import tiny
+
+
+@pytest.fixture(params=["llama", "opt"])
+def model(request: pytest.FixtureRequest, tmp_path: Path):
+    return checkpoint.load_model(tiny.write_checkpoint(tmp_path / "model", request.param), torch.float32)
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(0, 300, (7, 33), generator=torch.Generator().manual_seed(0))
+
+
+def by_hand(model, tokens):
+    """Activations (tokens, I) and head outputs (tokens, heads, head_dim) per layer, caught whole."""
+    spec = spec_for(model.config.model_type)
+    caught: dict[str, torch.Tensor] = {}
+    handles = [
+        model.get_submodule(spec.layer(index, name)).register_forward_pre_hook(
+            lambda _, inputs, key=(index, name): caught.__setitem__(key, inputs[0].reshape(-1, inputs[0].shape[-1]).double())
+        )
+        for index in range(3)
+        for name in (spec.mlp_out, spec.attention_out)
+    ]
+    with torch.inference_mode():
+        model(tokens)
+    for handle in handles:
+        handle.remove()
+    mlp = [caught[index, spec.mlp_out] for index in range(3)]
+    return mlp, [caught[index, spec.attention_out].view(tokens.numel(), 4, 10) for index in range(3)]
+
+
+def test_sums_are_those_of_the_activations(model, tokens):
+    mlp, heads = by_hand(model, tokens)
+    found = profile(model, spec_for(model.config.model_type), tokens, batch_rows=3)
+    assert int(found["count"]) == tokens.numel()
+    for index in range(3):
+        expected = {
+            "mlp.abs_sum": mlp[index].abs().sum(0),
+            "mlp.sum": mlp[index].sum(0),
+            "mlp.square_sum": mlp[index].square().sum(0),
+            "mlp.abs_max": mlp[index].abs().amax(0),
+            "heads.square_sum": heads[index].square().sum((0, 2)),
+        }
+        for key, value in expected.items():
+            torch.testing.assert_close(found[f"layers.{index}.{key}"], value, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_size_does_not_change_the_result(model, tokens):
+    spec = spec_for(model.config.model_type)
+    one, all_at_once = profile(model, spec, tokens, 1, True), profile(model, spec, tokens, 7, True)
+    assert one.keys() == all_at_once.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], all_at_once[name], rtol=1e-5, atol=1e-4)
+
+
+def test_linear_sums_tell_the_bias_apart(tmp_path, tokens):
+    model = checkpoint.load_model(tiny.write_checkpoint(tmp_path / "model", "llama", mlp_bias=True), torch.float32)
+    found = profile(model, spec_for("llama"), tokens, 4, all_linear=True)
+    name = "model.layers.1.mlp.down_proj"
+    module = model.get_submodule(name)
+    caught = []
+    module.register_forward_hook(lambda _, inputs, output: caught.append((inputs[0], output)))
+    with torch.inference_mode():
+        model(tokens)
+    x, y = (value.reshape(-1, value.shape[-1]).double() for value in caught[0])
+    torch.testing.assert_close(found[f"linear.{name}.input_abs_sum"], x.abs().sum(0), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found[f"linear.{name}.output_abs_sum"], y.abs().sum(0), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        found[f"linear.{name}.output_minus_bias_abs_sum"], (y - module.bias).abs().sum(0), rtol=1e-5, atol=1e-4
+    )
+    linears = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert len({key.rpartition(".")[0] for key in found if key.startswith("linear.")}) == len(linears)
+
+
+def test_recording_changes_nothing_and_leaves_nothing_behind(model, tokens):
+    with torch.inference_mode():
+        before = model(tokens).logits
+        with recording(model, spec_for(model.config.model_type)) as recorder:
+            during = model(tokens).logits
+        seen = int(recorder.statistics()["count"])
+        after = model(tokens).logits
+    assert torch.equal(before, during)
+    assert torch.equal(before, after)
+    assert int(recorder.statistics()["count"]) == seen == tokens.numel()

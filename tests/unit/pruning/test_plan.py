@@ -1,0 +1,44 @@
+"""Budgets, allocations, rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from minigpts.errors import UserError
+from minigpts.pruning import plan
+
+MEANS = [torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.1, 0.1, 0.1, 0.4])]
+
+
+def test_a_neuron_at_the_threshold_goes():
+    assert plan.below_threshold([torch.tensor([0.5, 0.25, 0.75])], 0.5) == [2]
+
+
+@pytest.mark.parametrize(("allocation", "expected"), [("per_layer", [1.0, 3.0]), ("uniform", [2.0, 2.0]), ("adaptive", [1.0, 3.0])])
+def test_where_the_threshold_takes_its_budget(allocation, expected):
+    assert plan.removals(MEANS, MEANS, 0.1, None, allocation) == expected
+
+
+@pytest.mark.parametrize("allocation", ["per_layer", "uniform", "adaptive"])
+@pytest.mark.parametrize("budget", [0, 1, 5])
+def test_a_budget_is_spent_to_the_neuron(allocation, budget):
+    distinct = [torch.arange(8.0) / 10, torch.arange(8.0) / 7 + 0.01]
+    assert sum(plan.removals(distinct, distinct, 99.0, budget, allocation)) == pytest.approx(budget)
+
+
+def test_a_threshold_is_a_limit_and_a_target_a_promise():
+    assert plan.widths([64, 64], [20, 0], 16, at_least=False) == [48, 64]
+    assert plan.widths([64, 64], [20, 0], 16, at_least=True) == [32, 64]
+    assert plan.widths([77], [0], 32, at_least=True) == [77]  # nothing asked, nothing taken
+    assert plan.widths([10], [1.0000000001], 1, at_least=True) == [9]
+
+
+def test_emptying_a_layer_is_refused_by_name():
+    with pytest.raises(UserError, match=r"empty layer 1 \(4 neurons, 4 to go\)"):
+        plan.widths([4, 4], [1, 4], 1, at_least=False)
+
+
+def test_the_highest_stay_in_order_and_ties_keep_the_lower_index():
+    kept = plan.keep_highest([torch.tensor([0.5, 0.9, 0.5, 0.1])], [2])
+    assert kept[0].tolist() == [0, 1]
