@@ -98,15 +98,17 @@ def _fill(model: PreTrainedModel, weights: Mapping[str, torch.Tensor], directory
     tied = {f"{spec_for(model.config.model_type).lm_head}.weight"} if model.config.tie_word_embeddings else set()
     problems = [f"missing {name}" for name in missing if name not in tied] + [f"unexpected {name}" for name in unexpected]
     if problems:
-        raise UserError(f"{where}: does not match config.json: {problems[0]}" + (f" and {len(problems) - 1} more" if len(problems) > 1 else ""))
+        raise UserError(
+            f"{where}: does not match config.json: {problems[0]}" + (f" and {len(problems) - 1} more" if len(problems) > 1 else "")
+        )
     model.tie_weights()
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer as stock ``AutoTokenizer`` loads it."""
+    """The tokenizer as stock ``AutoTokenizer`` loads it, without running code from the folder."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory)
+    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 def load_fast_tokenizer(directory: Path) -> Tokenizer:

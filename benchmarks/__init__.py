@@ -1,0 +1,1 @@
+"""Ratios against the physical limit, against peers and against independent readings of the same facts."""

