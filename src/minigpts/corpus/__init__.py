@@ -1,0 +1,1 @@
+"""Domains, splits without leaks, and multiple-choice questions."""

