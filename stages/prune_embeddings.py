@@ -1,0 +1,85 @@
+"""Drop the tokens that the domain's text doesn't need from the tokenizer, the embedding and the lm_head."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minigpts import params
+from minigpts.errors import exit_cleanly
+
+
+@dataclass(frozen=True)
+class Params:
+    """What the stage reads of params.yaml."""
+
+    embedding_threshold: float  # tokens whose share of the training text's tokens is at or below this go; 0: never seen
+
+    def __post_init__(self) -> None:
+        params.require(0 <= self.embedding_threshold < 1, "embedding_threshold must be ≥ 0 and < 1", self.embedding_threshold)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stage with the flags of dvc.yaml."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder to start from")
+    parser.add_argument("--counts", type=Path, required=True, help="what count_tokens wrote")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    args = parser.parse_args(argv)
+    threshold = params.read(args.params, Params, None, top_level=("embedding_threshold",)).embedding_threshold
+
+    from minigpts import artifacts, checkpoint
+    from minigpts.architectures.registry import spec_for
+    from minigpts.pruning.embeddings import shrink_config, slice_vocabulary
+    from minigpts.vocabulary import counts, keep, trim
+
+    config = checkpoint.load_config(args.model)
+    tokenizer = checkpoint.load_fast_tokenizer(args.model)
+    tokens, count = counts.tokens_of(tokenizer), counts.read_counts(args.counts, tokenizer)
+    special = trim.needed_ids(config.to_dict(), len(tokens), f"{args.model}/config.json")
+    if (args.model / "generation_config.json").exists():
+        generation = artifacts.read_json(args.model / "generation_config.json")
+        special |= trim.needed_ids(generation, len(tokens), f"{args.model}/generation_config.json")
+    template = keep.template_ids(checkpoint.load_tokenizer(args.model), tokenizer)
+    reasons = keep.tokens_to_keep(artifacts.read_json(args.model / "tokenizer.json"), count, threshold, special, template)
+    kept = list(reasons)
+
+    parent = checkpoint.read_weights(args.model)
+    weights = slice_vocabulary(parent, spec_for(config.model_type), kept)
+    vocab_size = config.vocab_size
+    shrink_config(config, kept)
+    with checkpoint.saving(args.out, config, weights, companions=args.model) as folder:
+        trim.trim_files(folder, kept)
+        for index_map in sorted(args.model.glob("*.parquet")):
+            shutil.copyfile(index_map, folder / index_map.name)
+        new_ids = {old: new for new, old in enumerate(kept)}
+        columns = {
+            "token_id": range(len(tokens)),
+            "token": tokens,
+            "count": count,
+            "new_id": [new_ids.get(old, -1) for old in range(len(tokens))],
+            "reason": [reasons.get(old) for old in range(len(tokens))],
+        }
+        artifacts.write_table(folder / "pruned_tokens.parquet", columns)
+
+    before, after = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (parent, weights))
+    kept_for = Counter(reasons.values())
+    metrics = {
+        "vocab_size_before": vocab_size,
+        "vocab_size_after": len(kept),
+        "tokens_kept": {reason: kept_for[reason] for reason in keep.REASONS},
+        "tokens_never_seen": int((count == 0).sum()),
+        "parameters_removed": before - after,
+        "parameters_removed_share": 1 - after / before,
+    }
+    artifacts.write_json(args.metrics, metrics)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

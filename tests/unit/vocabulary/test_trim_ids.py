@@ -1,0 +1,108 @@
+"""Every place outside the vocabulary that names a token id."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from minigpts.errors import UserError
+from minigpts.vocabulary.trim import ids_of, needed_ids, rename_settings, trim, trim_files
+from tests import tiny
+from tests.unit.vocabulary.builders import byte_level, sentencepiece_style
+
+KEPT = [0, 2, 5, 6, 9]  # 0, 1, 2, 3, 4 from now on
+
+
+def test_config_fields_are_renamed_whatever_their_shape() -> None:
+    settings = {
+        "bos_token_id": 0,  # a valid id, not an absent one
+        "eos_token_id": [2, 9],
+        "pad_token_id": None,
+        "decoder_start_token_id": 5,
+        "forced_eos_token_id": 6,
+        "force_words_ids": [[5, 6], [9]],
+        "suppress_tokens": [1, 2, 3, 9],
+        "begin_suppress_tokens": [4],
+        "bad_words_ids": [[5, 6], [5, 7]],
+        "sequence_bias": [[[2, 5], -1], [[3], 7]],
+        "max_length": 9,
+    }
+    assert rename_settings(settings, KEPT) == {
+        "bos_token_id": 0,
+        "eos_token_id": [1, 4],
+        "decoder_start_token_id": 2,
+        "forced_eos_token_id": 3,
+        "force_words_ids": [[2, 3], [4]],
+        "suppress_tokens": [1, 4],
+        "begin_suppress_tokens": None,
+        "bad_words_ids": [[2, 3]],
+        "sequence_bias": [[[1, 2], -1]],
+    }
+    assert needed_ids(settings, 10, "config.json") == {0, 2, 5, 6, 9}
+
+
+@pytest.mark.parametrize("bad", [10, -1, [2, 12]])
+def test_an_id_that_is_no_token_is_refused_by_name(bad: object) -> None:
+    with pytest.raises(UserError, match=r"config\.json: eos_token_id -?1[02]? is none of the tokenizer's 10 tokens"):
+        needed_ids({"eos_token_id": bad}, 10, "config.json")
+
+
+def test_post_processors_and_padding_are_renamed(tmp_path: Path) -> None:
+    definition = sentencepiece_style()
+    template = definition["post_processor"]
+    definition["post_processor"] = {
+        "type": "Sequence",
+        "processors": [template, {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1], "trim_offsets": True}],
+    }
+    definition["padding"] = {"strategy": "BatchLongest", "direction": "Right", "pad_id": 9, "pad_token": "<0x06>"}
+    assert ids_of(definition) == {0, 1, 2, 9}
+    trimmed = trim({**definition, "added_tokens": []}, [1, 2, 9])
+    first, second = trimmed["post_processor"]["processors"]
+    assert first["special_tokens"]["<s>"]["ids"] == [0] and first["single"] == template["single"]
+    assert (second["cls"], second["sep"]) == (["<s>", 0], ["</s>", 1])
+    assert trimmed["padding"]["pad_id"] == 2
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    tiny.write_tokenizer(path)
+    return path
+
+
+LEGACY = {str(token_id): {"content": token, "special": True} for token_id, token in enumerate(tiny.SPECIAL)}
+
+
+def test_files_are_trimmed_together(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "checkpoint")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    odd = {"content": Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token(400), "special": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "added_tokens_decoder": {**LEGACY, "400": odd}}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 400], "temperature": 0.123456789}')
+    trim_files(folder, [*range(300), 400])
+    assert Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() == 301
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == {**settings, "added_tokens_decoder": {**LEGACY, "300": odd}}
+    assert json.loads((folder / "generation_config.json").read_text()) == {"eos_token_id": [2, 300], "temperature": 0.123456789}
+
+
+def test_a_choice_that_loses_text_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="decodes otherwise"):
+        trim_files(
+            _folder(tmp_path / "checkpoint"), [0, 1, 2, *range(50, 300)]
+        )  # ids 3 to 49 are byte symbols, the digits among them
+
+
+def test_a_tokenizer_class_that_rebuilds_the_pre_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "checkpoint")
+    definition = byte_level()
+    num_tokens = len(definition["model"]["vocab"])
+    definition["model"]["vocab"]["Ġ1"] = num_tokens  # never made where digits are split off first, as this tokenizer does
+    definition["model"]["merges"].append(["Ġ", "1"])
+    (folder / "tokenizer.json").write_text(json.dumps(definition))
+    trim_files(folder, range(num_tokens + 1))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "GPT2Tokenizer"}))
+    with pytest.raises(UserError, match="TokenizersBackend"):
+        trim_files(folder, range(num_tokens + 1))
