@@ -1,0 +1,76 @@
+"""Cross-entropy over the vocabulary without ever holding all logits.
+
+A language model's largest tensors are its logits, (tokens, vocab_size) in fp32, and their gradient. Both exist here
+for one slice of tokens at a time: each slice's gradient is taken right after its loss, in the forward pass, since the
+gradient of a cross-entropy needs nothing from above it but a scalar factor. (The idea of Liger Kernel, arXiv
+2410.10989, in plain PyTorch.) The loss and the gradients are those of the stock model, up to the order of summation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.functional import linear, log_softmax
+from transformers import PreTrainedModel
+
+SLICE_ELEMENTS = 2**23  # logits alive at a time: 32 MiB in fp32; smaller slices make slower matrix products
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Σ −log softmax(hidden · weightᵀ + bias)[label], and its gradients while the logits are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """``hidden`` (tokens, hidden_size), ``weight`` (vocab_size, hidden_size), ``labels`` (tokens,); gives a scalar."""
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        of_bias = None if bias is None else torch.zeros_like(bias)
+        rows = max(SLICE_ELEMENTS // weight.shape[0], 1)
+        for part, label, out in zip(hidden.split(rows), labels.split(rows), of_hidden.split(rows), strict=True):
+            logits = log_softmax(linear(part, weight, bias).float(), dim=-1)  # (rows, vocab_size)
+            label = label[:, None]
+            total -= logits.gather(1, label).sum()
+            gradient = logits.exp_().scatter_add_(1, label, logits.new_full(label.shape, -1.0))  # softmax − one-hot
+            out.copy_(gradient @ weight)
+            if of_bias is not None:
+                of_bias += gradient.sum(0)
+            of_weight += gradient.T @ part
+        ctx.save_for_backward(of_hidden, of_weight, of_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The stored gradients, times the one factor that comes from above."""
+        of_hidden, of_weight, of_bias = ctx.saved_tensors
+        return of_hidden.mul_(scale), of_weight.mul_(scale), None if of_bias is None else of_bias.mul_(scale), None
+
+
+@contextmanager
+def fused_loss(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block, ``model(input_ids, labels=labels).loss`` is computed slice by slice and there are no logits.
+
+    The head hands the hidden states through and the loss applies its weights, so that the call still goes through the
+    model's own forward: what wraps it (distributed training, autocast) works as ever. Every label counts: packed
+    sequences have no padding to ignore.
+    """
+    head = model.get_output_embeddings()
+
+    def loss_function(
+        logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Any = None, **_: Any
+    ) -> torch.Tensor:
+        hidden = logits[..., :-1, :].flatten(0, -2)  # the head is the identity now; token t predicts token t + 1
+        targets = labels[..., 1:].flatten()
+        total = _LinearCrossEntropy.apply(hidden, head.weight, getattr(head, "bias", None), targets)
+        return total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+
+    head.forward = lambda hidden: hidden
+    model.loss_function = loss_function
+    try:
+        yield
+    finally:
+        del head.forward, model._loss_function

@@ -1,0 +1,279 @@
+"""Recovery: fine-tuning on the Hugging Face Trainer that a SIGKILL can't change.
+
+The Trainer owns the loop, the optimizer, distribution and its checkpoints. Added here: a validation score in bits per
+byte as the evaluation, the three ways to stop, the best weights kept aside, and a checkpoint that counts only when whole.
+Checkpoints are taken at evaluations, where the Trainer's sums of the loss start anew, so that a resumed run repeats the
+uninterrupted one's arithmetic exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
+from tqdm import tqdm
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
+
+from minigpts import artifacts, checkpoint
+from minigpts.errors import UserError
+from minigpts.evaluation import language_modeling
+from minigpts.params import Runtime
+from minigpts.training import resuming
+from minigpts.training.data import PackedSequences, collate
+from minigpts.training.loss import fused_loss
+from minigpts.training.recipe import Evaluation, Recipe, best, stop_reason
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+LOG_STEPS = 10  # how often the loss is looked at: each look makes the host wait for the device
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What recovery is measured with."""
+
+    tokenizer: Tokenizer
+    texts: Sequence[str]
+    sequence_length: int  # the window the parent was scored with
+    parent_bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A finished run."""
+
+    curve: list[Evaluation]
+    stop_reason: str  # recovered, plateau or budget
+    weights: Path  # safetensors of the best evaluation, as a checkpoint stores them
+    is_main_process: bool  # the one that writes the outs, of those that torchrun started
+
+
+def recover(
+    model: PreTrainedModel,
+    sequences: np.ndarray,
+    validation: Validation,
+    *,
+    recipe: Recipe,
+    runtime: Runtime,
+    dtype: torch.dtype,
+    state: Path,
+) -> Recovery:
+    """Tune an fp32 ``model`` in place on ``sequences`` (num_sequences, sequence_length) until ``recipe`` says stop.
+
+    ``state`` is the folder to resume from and to leave the best weights in, stored as ``dtype``; the caller removes it.
+    Raises UserError when the text doesn't fill a step or the loss is no longer a number.
+    """
+    logging.disable_progress_bar()  # of every checkpoint's writing
+    with _deterministic():
+        arguments = training_arguments(recipe, runtime, recipe.steps(sequences.size), state)
+        trainer = _RecoveryTrainer(model, arguments, sequences, validation, recipe, runtime, dtype)
+        resumed = resuming.newest_checkpoint(state)
+        if resumed is None:
+            trainer.evaluate()
+        else:
+            trainer.curve = resuming.read_curve(resumed)
+        if trainer.stop_reason is None:
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    assert trainer.stop_reason is not None
+    weights = resuming.best_weights(state, best(trainer.curve).step)
+    return Recovery(trainer.curve, trainer.stop_reason, weights, trainer.is_world_process_zero())
+
+
+def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path) -> TrainingArguments:
+    """The recipe in the Trainer's terms, shared among the processes torchrun started, in batches this machine can hold."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.batch_size % processes:
+        raise UserError(f"params.yaml: finetune.batch_size: {recipe.batch_size} must be a multiple of the {processes} processes")
+    sequences = recipe.batch_size // processes
+    at_once = max(part for part in range(1, sequences + 1) if sequences % part == 0 and _fits(part, recipe, runtime))
+    arguments = TrainingArguments(
+        output_dir=str(state),
+        max_steps=steps,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=sequences // at_once,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup_share,
+        max_grad_norm=1.0,
+        use_cpu=not torch.cuda.is_available(),  # as runtime.device; and without it CPU processes do not form a group
+        bf16=has_bf16(),
+        seed=recipe.seed,  # set as the Trainer is built
+        train_sampling_strategy="sequential",  # PackedSequences is in order already
+        eval_strategy="no",  # _Schedule says when to log, evaluate and save
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,  # it hides what `log` below reports
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one device: several GPUs come through torchrun
+    return arguments
+
+
+def _fits(sequences: int, recipe: Recipe, runtime: Runtime) -> bool:
+    return sequences == 1 or sequences * recipe.sequence_length <= runtime.batch_tokens
+
+
+def has_bf16() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware; where it must be emulated, bf16 is many times slower than fp32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Deterministic kernels within the block, without the debugging aid that fills every new tensor with NaN."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be deterministic without it
+    settings: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    settings.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        settings.fill_uninitialized_memory = before[1]
+
+
+class FusedTrainer(Trainer):
+    """The stock Trainer, with the loss computed without holding all logits."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own loss, by another way."""
+        with fused_loss(self.model):
+            return super().compute_loss(*args, **kwargs)
+
+
+class _RecoveryTrainer(FusedTrainer):
+    """Its evaluation is the bits per byte of the validation text; what it finds best it keeps aside."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        arguments: TrainingArguments,
+        sequences: np.ndarray,
+        validation: Validation,
+        recipe: Recipe,
+        runtime: Runtime,
+        dtype: torch.dtype,
+    ) -> None:
+        data = PackedSequences(sequences, arguments.max_steps * recipe.batch_size, recipe.seed)
+        super().__init__(model, arguments, data_collator=collate, train_dataset=data)
+        self.validation, self.recipe, self.runtime, self.dtype = validation, recipe, runtime, dtype
+        self.curve: list[Evaluation] = []
+        self.loss_sum, self.loss_steps = 0.0, 0  # of the steps since the last evaluation
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Schedule(self))
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why tuning ends at the last evaluation, or None."""
+        return stop_reason(self.curve, self.recipe, self.validation.parent_bits_per_byte, self.args.max_steps)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add up the loss of the curve's next point. Raises UserError when it is no number."""
+        if "loss" in logs:
+            self._check(logs["loss"], "training loss")
+            steps = self.state.global_step - self.curve[-1].step - self.loss_steps
+            self.loss_sum, self.loss_steps = self.loss_sum + logs["loss"] * steps, self.loss_steps + steps
+        super().log(logs, start_time)
+
+    def _check(self, value: float, name: str) -> None:
+        if not math.isfinite(value):
+            rate = self.recipe.learning_rate
+            raise UserError(
+                f"the {name} is {value} at step {self.state.global_step}; lower finetune.learning_rate, which is {rate:g}"
+            )
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Score the validation text, add a point to the curve, keep the weights if they are the best so far."""
+        self.model.eval()
+        result = language_modeling.score(
+            self.model,
+            self.validation.tokenizer,
+            self.validation.texts,
+            sequence_length=self.validation.sequence_length,
+            batch_tokens=self.runtime.batch_tokens,
+        )
+        # Every process stops at the same point: the main one's figure holds for all.
+        (bits_per_byte,) = broadcast_object_list([result.bits_per_byte])
+        self._check(bits_per_byte, "validation bits per byte")
+        step = self.state.global_step
+        loss = self.loss_sum / self.loss_steps if self.loss_steps else None
+        self.curve.append(Evaluation(step, step * self.recipe.tokens_per_step, bits_per_byte, loss))
+        self.loss_sum, self.loss_steps = 0.0, 0
+        if best(self.curve).step == step and self.is_world_process_zero():
+            path = resuming.best_weights(Path(self.args.output_dir), step)
+            artifacts.write_tensors(path, checkpoint.weights_of(self.model, self.dtype), {"format": "pt"})
+        metrics = {"eval_bits_per_byte": bits_per_byte}
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _Schedule(TrainerCallback):
+    """When to log, evaluate, save and stop; and the progress bar."""
+
+    def __init__(self, trainer: _RecoveryTrainer) -> None:
+        self.trainer = trainer
+        self.evaluation_steps = trainer.recipe.evaluation_steps(trainer.args.max_steps)
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the bar where the run stands."""
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="fine-tuning",
+            unit="step",
+            disable=not state.is_world_process_zero,
+        )
+        self._show()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate and save at the same steps, and log there too."""
+        control.should_evaluate = control.should_save = state.global_step in self.evaluation_steps
+        control.should_log = control.should_evaluate or state.global_step % LOG_STEPS == 0
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
+        """Show the loss."""
+        if logs and "loss" in logs:
+            self._show(f"{logs['loss']:.3f}")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop when the curve says so; the checkpoint of this step is still written."""
+        control.should_training_stop = control.should_training_stop or self.trainer.stop_reason is not None
+        self._show()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Declare the checkpoint whole once every process has written its part."""
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            resuming.complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.trainer.curve)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def _show(self, loss: str = "") -> None:
+        if self.bar is not None:
+            point, parent = self.trainer.curve[-1], self.trainer.validation.parent_bits_per_byte
+            shown = {"loss": loss} if loss else {}
+            self.bar.set_postfix(shown | {"bits_per_byte": f"{point.validation_bits_per_byte:.4f}", "parent": f"{parent:.4f}"})

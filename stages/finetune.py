@@ -1,0 +1,87 @@
+"""Tune the pruned model on the domain's text until it has recovered: load, pack, tune, save the best on validation."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from minigpts import artifacts, params
+from minigpts.errors import UserError, exit_cleanly
+from minigpts.training import recipe, resuming
+
+Params = recipe.Recipe  # the finetune section
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    """The ``evaluate`` section: the parent was scored with it, so the child is."""
+
+    sequence_length: int  # longer documents are scored in windows of this many tokens
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="the pruned checkpoint")
+    parser.add_argument("--train", type=Path, required=True, help="parquet of training text")
+    parser.add_argument("--validation", type=Path, required=True, help="parquet of validation text")
+    parser.add_argument(
+        "--parent", type=Path, required=True, help="metrics of the parent; recovery is to its validation_bits_per_byte"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("--metrics", type=Path, required=True, help="json to write")
+    parser.add_argument("--curve", type=Path, required=True, help="csv to write")
+    parser.add_argument("--scratch", type=Path, default=Path(".scratch/finetune"), help="where an interrupted run is resumed from")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    args = parser.parse_args(argv)
+    settings = params.read(args.params, Params, "finetune")
+    evaluation = params.read(args.params, EvaluateParams, "evaluate")
+    runtime = params.read(args.params, params.Runtime, "runtime")
+    parent = _parent_bits_per_byte(args.parent)
+    train, validation = (artifacts.read_table(path, ["text"])["text"] for path in (args.train, args.validation))
+
+    import torch
+
+    from minigpts import checkpoint
+    from minigpts.corpus import packing
+    from minigpts.runtime import device
+    from minigpts.training import data, trainer
+
+    device(runtime)
+    config, dtype = checkpoint.load_config(args.model), checkpoint.stored_dtype(args.model)
+    tokenizer = checkpoint.load_fast_tokenizer(args.model)
+    sequences, share = data.draw_sequences(tokenizer, train, packing.separator_id(config), settings)
+    identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation)}
+    state = args.scratch / resuming.fingerprint(identity, [args.model, args.train, args.validation, args.parent])
+    result = trainer.recover(
+        checkpoint.load_model(args.model, torch.float32),
+        sequences,
+        trainer.Validation(tokenizer, validation, evaluation.sequence_length, parent),
+        recipe=settings,
+        runtime=runtime,
+        dtype=dtype,
+        state=state,
+    )
+    if not result.is_main_process:
+        return
+    with checkpoint.saving(args.out, config, artifacts.read_tensors(result.weights), companions=args.model) as folder:
+        for index_map in sorted(args.model.glob("*.parquet")):
+            shutil.copyfile(index_map, folder / index_map.name)
+    artifacts.write_csv(args.curve, recipe.curve_rows(result.curve, parent))
+    epochs = result.curve[-1].tokens / sequences.size * share
+    artifacts.write_json(args.metrics, recipe.summary(result.curve, result.stop_reason, parent, epochs))
+    resuming.discard(args.scratch)
+
+
+def _parent_bits_per_byte(path: Path) -> float:
+    value = artifacts.read_json(path).get("validation_bits_per_byte")
+    if not isinstance(value, int | float):
+        raise UserError(f"{path}: no validation_bits_per_byte; run `dvc repro evaluate@base` to make it")
+    return value
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

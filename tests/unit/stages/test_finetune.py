@@ -1,0 +1,180 @@
+"""The stage tunes, stops as told, says what happened, and gives the same bytes whether it was killed on the way or not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from minigpts import artifacts, checkpoint
+from minigpts.errors import UserError
+from minigpts.evaluation import language_modeling
+from stages import finetune
+from tests import tiny
+from tests.unit.stages.finetune_killed import arguments
+
+RECIPE = {
+    "learning_rate": 3e-3,
+    "weight_decay": 0.01,
+    "warmup_share": 0.1,
+    "batch_size": 4,
+    "sequence_length": 24,
+    "max_tokens": 1400,  # 14 steps
+    "max_epochs": 200,
+    "stop": "budget",
+    "patience": 1,
+    "evaluations": 3,  # after steps 5, 9 and 14
+    "seed": 0,
+}
+
+
+def _prepare(folder: Path, family: str = "llama", parent: float = 1.0, sentences: int = 40, **changes: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    dropout = {"dropout": 0.1} if family == "opt" else {}
+    tiny.write_checkpoint(folder / "pruned", family, dtype=torch.bfloat16, num_hidden_layers=2, **dropout)
+    artifacts.write_table(folder / "pruned" / "neurons.parquet", {"layer": [0], "neuron": [3]})
+    artifacts.write_table(folder / "train.parquet", {"text": tiny.sentences(sentences)})
+    artifacts.write_table(folder / "validation.parquet", {"text": tiny.sentences(6, seed=5)})
+    artifacts.write_json(folder / "base.json", {"validation_bits_per_byte": parent})
+    document = {
+        "finetune": {**RECIPE, **changes},
+        "evaluate": {"sequence_length": 64},
+        "runtime": {"batch_tokens": 48, "num_threads": 1},  # two gradient accumulation steps
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    return folder
+
+
+def _run(folder: Path) -> tuple[dict, list[dict]]:
+    finetune.main(arguments(folder))
+    return artifacts.read_json(folder / "out/finetune.json"), artifacts.read_csv(folder / "out/recovery.csv")
+
+
+KILL_POINTS = {  # -> the steps the second run has left to take
+    "transformers:Trainer.training_step:5": 14,  # before anything is saved (two calls a step)
+    "transformers:Trainer.training_step:14": 9,  # after the save at step 5
+    "transformers:Trainer._save_rng_state:2": 9,  # within the save at step 9: weights and moments there, the rest not
+    "minigpts.training.resuming:complete:2": 9,  # after that save, before it is declared whole
+    "shutil:rmtree:1": 5,  # after that, before the older one is gone
+    "minigpts.evaluation.language_modeling:score:1": 14,  # in the evaluation before the first step
+    "minigpts.evaluation.language_modeling:score:3": 9,  # in the one at step 9
+    "safetensors.torch:save_file:3": 9,  # while the best weights of step 9 are kept aside
+    "minigpts.checkpoint:saving:1": 0,  # at the end
+    "minigpts.artifacts:write_json:1": 0,  # when all but the metrics is written
+    "shutil:rmtree:3": 14,  # when all is written and the state is being removed
+}
+
+
+def test_killed_and_run_again_equals_the_uninterrupted_run_to_the_bit(tmp_path):
+    folder = _prepare(tmp_path, "opt")  # its dropout draws from the random number generator, which must be restored too
+    command = [sys.executable, "-m", "tests.unit.stages.finetune_killed", str(folder), "", *KILL_POINTS]
+    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert ran.returncode == 0, ran.stderr
+    results = json.loads(ran.stdout.splitlines()[-1])
+    in_peace = results.pop("")
+    assert in_peace["steps"] == 2 * 14
+    for kill_point, left in KILL_POINTS.items():
+        expected = {"outs": in_peace["outs"], "steps": 2 * left, "killed": True, "scratch_is_gone": True}
+        assert results[kill_point] == expected, kill_point
+
+
+def test_the_budget_is_run_and_the_best_is_saved(tmp_path):
+    folder = _prepare(tmp_path)
+    metrics, curve = _run(folder)
+    scores = [float(row["validation_bits_per_byte"]) for row in curve]
+    assert [row["step"] for row in curve] == ["0", "5", "9", "14"]
+    assert [row["tokens"] for row in curve] == ["0", "480", "864", "1344"]
+    assert curve[0]["train_loss"] == "" and 0 < metrics["train_loss"] == float(curve[-1]["train_loss"]) < float(
+        curve[1]["train_loss"]
+    )
+    assert metrics["stop_reason"] == "budget" and metrics["steps"] == 14 and metrics["tokens"] == 1344
+    assert metrics["validation_bits_per_byte_before"] == scores[0]
+    assert metrics["validation_bits_per_byte_best"] == min(scores) < scores[0]
+    assert metrics["best_step"] == int(curve[scores.index(min(scores))]["step"])
+    assert metrics["recovered"] is False and metrics["recovered_at_step"] is None and metrics["recovered_at_tokens"] is None
+    assert not (folder / "scratch").exists()
+
+    out = folder / "out/finetuned"
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (folder / "pruned").iterdir())
+    for name in ("config.json", "tokenizer.json", "neurons.parquet"):
+        assert (out / name).read_bytes() == (folder / "pruned" / name).read_bytes()
+    assert checkpoint.stored_dtype(out) == torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    texts = artifacts.read_table(folder / "validation.parquet", ["text"])["text"]
+    score = language_modeling.score(model, checkpoint.load_fast_tokenizer(out), texts, sequence_length=64, batch_tokens=64)
+    assert score.bits_per_byte == pytest.approx(min(scores), rel=5e-3)  # the weights are stored in bfloat16
+
+
+def test_recovered_stops_at_the_parents_bits_per_byte(tmp_path):
+    _, curve = _run(_prepare(tmp_path / "whole"))
+    before, first = (float(row["validation_bits_per_byte"]) for row in curve[:2])
+    metrics, curve = _run(_prepare(tmp_path / "stopped", parent=(before + first) / 2, stop="recovered"))
+    assert metrics["stop_reason"] == "recovered" and metrics["recovered"] is True
+    assert metrics["steps"] == metrics["recovered_at_step"] == metrics["best_step"] == 5
+    assert metrics["recovered_at_tokens"] == 480 and len(curve) == 2
+
+
+def test_a_child_that_needs_no_recovery_is_saved_as_it_is(tmp_path):
+    folder = _prepare(tmp_path, parent=99.0, stop="recovered")
+    metrics, _ = _run(folder)
+    assert metrics["recovered_at_step"] == metrics["steps"] == 0 and metrics["train_loss"] is None
+    assert (folder / "out/finetuned" / checkpoint.WEIGHTS).read_bytes() == (folder / "pruned" / checkpoint.WEIGHTS).read_bytes()
+
+
+def test_plateau_stops_after_patience_and_keeps_the_best(tmp_path):
+    folder = _prepare(tmp_path, stop="plateau", patience=2, learning_rate=1.0, warmup_share=0.0)
+    metrics, curve = _run(folder)
+    assert metrics["stop_reason"] == "plateau" and metrics["best_step"] == 0 and len(curve) == 3
+    assert metrics["overfitting_bits_per_byte"] > 0
+    assert (folder / "out/finetuned" / checkpoint.WEIGHTS).read_bytes() == (folder / "pruned" / checkpoint.WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 1e30}, "learning_rate"),
+        ({"sentences": 1}, "one sequence of 24"),
+        ({"sentences": 3, "batch_size": 40, "max_tokens": 40 * 24, "max_epochs": 2}, "one step of 960 within 2 epochs"),
+        ({"max_tokens": 95}, "finetune.max_tokens must be ≥ batch_size × sequence_length = 96"),
+        ({"learning_rate": 0}, "finetune.learning_rate must be > 0"),
+        ({"warmup_share": 1.0}, "finetune.warmup_share"),
+        ({"evaluations": 0}, "finetune.evaluations"),
+        ({"stop": "never"}, "finetune.stop must be one of recovered, plateau, budget"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line_and_earlier_outs_stay(tmp_path, changes, message):
+    folder = _prepare(tmp_path, **changes)
+    (folder / "out").mkdir()
+    (folder / "out/finetune.json").write_text("earlier")
+    with pytest.raises(UserError, match=message) as caught:
+        _run(folder)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (folder / "out").iterdir()] == ["finetune.json"]
+    assert (folder / "out/finetune.json").read_text() == "earlier"
+
+
+def test_a_parent_without_its_figure_is_refused(tmp_path):
+    folder = _prepare(tmp_path)
+    artifacts.write_json(folder / "base.json", {})
+    with pytest.raises(UserError, match=r"base.json: no validation_bits_per_byte"):
+        _run(folder)
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    _, alone = _run(_prepare(tmp_path / "alone"))
+    folder = _prepare(tmp_path / "shared")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.finetune"]
+    ran = subprocess.run([*command, *arguments(folder)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    together = artifacts.read_csv(folder / "out/recovery.csv")
+    assert [row["step"] for row in together] == ["0", "5", "9", "14"]
+    for row, expected in zip(together, alone, strict=True):
+        for column in ("validation_bits_per_byte", "train_loss"):
+            assert float(row[column] or 0) == pytest.approx(float(expected[column] or 0), rel=1e-5)
+    assert {path.name for path in (folder / "out").iterdir()} == {"finetuned", "finetune.json", "recovery.csv"}
+    assert not (folder / "scratch").exists()

@@ -1,0 +1,59 @@
+"""Training with our loss and our data is a plain Trainer's training."""
+
+import numpy as np
+import torch
+from transformers import Trainer
+
+from minigpts import checkpoint
+from minigpts.params import Runtime
+from minigpts.training.data import PackedSequences, collate
+from minigpts.training.recipe import Recipe
+from minigpts.training.trainer import FusedTrainer, training_arguments
+from tests import tiny
+
+RECIPE = Recipe(
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    warmup_share=0.1,
+    batch_size=4,
+    sequence_length=16,
+    max_tokens=20 * 64,
+    max_epochs=200,
+    stop="budget",
+    patience=1,
+    evaluations=2,
+    seed=0,
+)
+
+
+def _train(cls, folder, scratch, batch_tokens=4096):
+    model = checkpoint.load_model(folder, torch.float32)
+    ids = np.random.default_rng(0).integers(model.config.vocab_size, size=(30, RECIPE.sequence_length))
+    steps = RECIPE.steps(ids.size * 5)
+    arguments = training_arguments(RECIPE, Runtime(batch_tokens, None), steps, scratch)
+    arguments.logging_strategy, arguments.logging_steps = "steps", 1
+    data = PackedSequences(ids, steps * RECIPE.batch_size, RECIPE.seed)
+    trainer = cls(model, arguments, data_collator=collate, train_dataset=data)
+    trainer.train()
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row], checkpoint.weights_of(model, torch.float32)
+
+
+def test_twenty_steps_give_a_plain_trainers_losses_and_weights(tmp_path):
+    folder = tiny.write_checkpoint(tmp_path / "model")
+    expected, expected_weights = _train(Trainer, folder, tmp_path)
+    for batch_tokens in (4096, 2 * RECIPE.sequence_length):  # whole batches, and halves with accumulated gradients
+        losses, weights = _train(FusedTrainer, folder, tmp_path, batch_tokens)
+        assert len(losses) == 20 and losses[-1] < losses[0]
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, expected_weights[name], rtol=0, atol=2e-4, msg=name)
+
+
+def test_every_epoch_is_a_new_order_of_all_sequences():
+    ids = np.arange(7)[:, None]
+    data = PackedSequences(ids, 17, seed=3)
+    order = [int(data[index]) for index in range(len(data))]
+    first, second, rest = order[:7], order[7:14], order[14:]
+    assert len(order) == 17 and sorted(first) == sorted(second) == list(range(7)) and first != second and len(set(rest)) == 3
+    assert [int(row) for row in PackedSequences(ids, 17, seed=3)][:17] == order
+    assert PackedSequences(ids, 17, seed=4).order.tolist() != order
