@@ -1,0 +1,1 @@
+"""Measuring a checkpoint: how well it predicts text and answers questions."""

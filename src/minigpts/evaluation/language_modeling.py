@@ -1,0 +1,125 @@
+"""How well a model predicts text: summed log-likelihood per byte, which compares across vocabularies.
+
+Every document is scored on its own and every one of its tokens counts, as lm-evaluation-harness's
+``loglikelihood_rolling`` does it: a separator stands before the document, and a document longer than a window is cut
+into disjoint windows that each see the one token before them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from minigpts.architectures.registry import spec_for
+from minigpts.corpus import packing
+from minigpts.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
+
+MAX_LOGITS = 2**24  # logits held at once (64 MiB in fp32): rows of the lm_head's product are taken in chunks of this
+
+MAX_PADDING = 64  # padding tokens in one batch: about what they cost, one more forward costs in reading the weights
+
+
+@dataclass(frozen=True)
+class LanguageModelingResult:
+    """The summed negative log-likelihood of a text, and the units to divide it by."""
+
+    nats: float
+    bytes: int  # UTF-8
+    tokens: int  # of the scoring model's own tokenizer; separators don't count
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The model's code length for the text, relative to the text's own size."""
+        return self.nats / math.log(2) / self.bytes
+
+
+@torch.inference_mode()
+def score(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    sequence_length: int,
+    batch_tokens: int,
+    progress: str | None = None,
+) -> LanguageModelingResult:
+    """Sum the negative log-likelihood of ``texts``, each predicted from the separator on.
+
+    ``sequence_length`` is the most tokens the model sees at once (never more than its own limit), ``batch_tokens`` about
+    how many one forward takes (it changes memory and speed, not the result), ``progress`` the title of a progress bar.
+    Raises UserError when there is no text. A damaged model's nats are not finite: the caller says what that means.
+    """
+    size = sum(len(text.encode()) for text in texts)
+    if size == 0:
+        raise UserError("there is no text to score; check the data set's splits")
+    separator = np.array([packing.separator_id(model.config)])
+    documents = packing.encode(tokenizer, texts)
+    longest = min(sequence_length, model.config.max_position_embeddings)
+    windows = [window for ids in documents for window in _windows(np.concatenate([separator, ids]), longest)]
+    nats = np.zeros(len(windows))
+    with tqdm(total=sum(map(len, documents)), desc=progress, unit="token", disable=progress is None) as bar:
+        for batch in batches([len(window) - 1 for window in windows], batch_tokens):
+            nats[batch] = _negative_log_likelihoods(model, [windows[index] for index in batch])
+            bar.update(sum(len(windows[index]) - 1 for index in batch))
+    # Summed in the documents' order, exactly: neither batching nor sorting shows.
+    return LanguageModelingResult(nats=math.fsum(nats), bytes=size, tokens=sum(map(len, documents)))
+
+
+def _windows(ids: np.ndarray, sequence_length: int) -> Iterator[np.ndarray]:
+    """Cut ``separator + document`` so that every token but the separator is predicted once, by ≤ ``sequence_length`` inputs."""
+    for start in range(0, len(ids) - 1, sequence_length):
+        yield ids[start : start + sequence_length + 1]
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first (so memory peaks at once), each ≤ ``batch_tokens`` when padded."""
+    batch: list[int] = []
+    padding = 0
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        longest = lengths[batch[0]] if batch else lengths[index]
+        padding += longest - lengths[index]
+        if batch and ((len(batch) + 1) * longest > batch_tokens or padding > MAX_PADDING):
+            yield batch
+            batch, padding = [], 0
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _negative_log_likelihoods(model: PreTrainedModel, windows: Sequence[np.ndarray]) -> np.ndarray:
+    """Nats of each window's tokens after its first, float64 of shape (windows,)."""
+    lengths = [len(window) - 1 for window in windows]
+    # Right padding needs no attention mask: no real token looks to its right. Any id will do.
+    inputs = torch.zeros(len(windows), max(lengths), dtype=torch.long)
+    real = torch.zeros_like(inputs, dtype=torch.bool)
+    for row, window in enumerate(windows):
+        inputs[row, : lengths[row]] = torch.from_numpy(window[:-1])
+        real[row, : lengths[row]] = True
+    spec = spec_for(model.config.model_type)
+    decoder = model.get_submodule(spec.decoder)
+    hidden = decoder(input_ids=inputs.to(model.device), use_cache=False).last_hidden_state  # (windows, tokens, hidden_size)
+    targets = torch.from_numpy(np.concatenate([window[1:] for window in windows]))
+    nats = -log_likelihoods(model, hidden[real.to(model.device)], targets)
+    return np.add.reduceat(nats, np.cumsum([0, *lengths[:-1]]))
+
+
+def log_likelihoods(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """ln p of ``targets`` (tokens,) given last hidden states (tokens, hidden_size); float64 of shape (tokens,).
+
+    The softmax is taken in fp32, and of the logits (tokens, vocab_size) only a chunk of rows exists at a time.
+    """
+    lm_head = model.get_submodule(spec_for(model.config.model_type).lm_head)
+    rows = max(MAX_LOGITS // model.config.vocab_size, 1)
+    pairs = zip(hidden.split(rows), targets.to(hidden.device).split(rows), strict=True)
+    losses = [torch.nn.functional.cross_entropy(lm_head(states).float(), ids, reduction="none") for states, ids in pairs]
+    return -torch.cat(losses).double().cpu().numpy()

@@ -1,0 +1,74 @@
+"""The one schema of ``metrics/{base,pruned,finetuned}.json``: what is measured of a checkpoint, by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpts import checkpoint
+from minigpts.corpus import packing
+from minigpts.errors import UserError
+from minigpts.evaluation import language_modeling, multiple_choice
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
+
+
+def text_metrics(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    base_tokenizer: Tokenizer,
+    texts: Mapping[str, Sequence[str]],
+    *,
+    sequence_length: int,
+    batch_tokens: int,
+) -> dict[str, float]:
+    """``bits_per_byte`` of the texts named ``test`` and ``validation``, and the test text's ``perplexity``.
+
+    Perplexity is per token of the *base* tokenizer, whichever tokenizer scored: per own token it would not compare
+    across vocabularies. Raises UserError when there is no text or the model predicts no finite probabilities.
+    """
+    limits = {"sequence_length": sequence_length, "batch_tokens": batch_tokens}
+    validation = language_modeling.score(model, tokenizer, texts["validation"], **limits, progress="validation text")
+    test = language_modeling.score(model, tokenizer, texts["test"], **limits, progress="test text")
+    if not math.isfinite(validation.nats + test.nats):
+        raise UserError("the checkpoint predicts no finite probabilities: its weights are damaged (NaN or overflow); make it again")
+    base_tokens = sum(map(len, packing.encode(base_tokenizer, texts["test"])))
+    return {
+        "bits_per_byte": test.bits_per_byte,
+        "validation_bits_per_byte": validation.bits_per_byte,
+        "perplexity": math.exp(test.nats / base_tokens),
+        "test_bytes": test.bytes,
+        "test_tokens": test.tokens,
+        "test_base_tokens": base_tokens,
+    }
+
+
+def answer_metrics(
+    model: PreTrainedModel, tokenizer: Tokenizer, questions: Sequence[Mapping[str, Any]], *, batch_tokens: int
+) -> dict[str, float]:
+    """Accuracy on the questions of split ``test`` with its standard error, and on those of ``validation`` without.
+
+    A split without questions has a count of zero and no accuracy.
+    """
+    scores = multiple_choice.score(model, tokenizer, questions, batch_tokens=batch_tokens, progress="questions")
+    test, validation = (
+        [row for row, question in enumerate(questions) if question["split"] == split] for split in ("test", "validation")
+    )
+    tested = multiple_choice.accuracy([questions[row] for row in test], [scores[row] for row in test])
+    validated = multiple_choice.accuracy([questions[row] for row in validation], [scores[row] for row in validation])
+    return {
+        **tested,
+        **{f"validation_{name}": validated[name] for name in ("acc", "acc_norm") if name in validated},
+        "num_questions": len(test),
+        "num_validation_questions": len(validation),
+    }
+
+
+def size_metrics(directory: Path, base: Path) -> dict[str, float]:
+    """What the checkpoint's files hold (see ``checkpoint.sizes``) and ``relative_size``, its parameters over the base's."""
+    sizes = checkpoint.sizes(directory)
+    return {**sizes, "relative_size": sizes["num_parameters"] / checkpoint.sizes(base)["num_parameters"]}

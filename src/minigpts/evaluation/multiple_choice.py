@@ -1,0 +1,139 @@
+"""Multiple-choice accuracy, as lm-evaluation-harness 0.4.13 defines it for its ``multiple_choice`` output type.
+
+The model is shown ``Question: …\\nAnswer:`` and picks the choice it finds likeliest. A question's choices share the prompt
+and often their first words, so every question is one token tree: each shared prefix is computed once, every token attends
+to its own ancestors only, and the result is what scoring each choice by itself would give.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from minigpts.architectures.registry import spec_for
+from minigpts.evaluation.language_modeling import batches, log_likelihoods
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """The input tokens of one question, every shared prefix once; a parent comes before its children."""
+
+    tokens: np.ndarray  # (nodes,) ids
+    positions: np.ndarray  # (nodes,) distance from the sequence's start
+    visible: np.ndarray  # (nodes, nodes) bool: itself and its ancestors
+    predicting: tuple[np.ndarray, ...]  # per choice: the nodes that predict its tokens
+    targets: tuple[np.ndarray, ...]  # per choice: the ids they predict
+
+
+@torch.inference_mode()
+def score(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    questions: Sequence[Mapping[str, Any]],
+    *,
+    batch_tokens: int,
+    progress: str | None = None,
+) -> list[np.ndarray]:
+    """ln p of each choice given its question: an array of shape (choices,) per question, summed over the choice's tokens.
+
+    A question is ``{"question": str, "choices": [str, …]}``. ``batch_tokens`` is about how many tokens one forward takes
+    (it changes memory and speed, not the result), ``progress`` the title of a progress bar.
+    """
+    longest = model.config.max_position_embeddings
+    trees = [_tree(_encode(tokenizer, question), longest) for question in questions]
+    scores: list[np.ndarray] = [np.empty(0)] * len(trees)
+    with tqdm(total=len(trees), desc=progress, unit="question", disable=progress is None) as bar:
+        for batch in batches([len(tree.tokens) for tree in trees], batch_tokens):
+            for index, result in zip(batch, _score_trees(model, [trees[index] for index in batch]), strict=True):
+                scores[index] = result
+            bar.update(len(batch))
+    return scores
+
+
+def accuracy(questions: Sequence[Mapping[str, Any]], scores: Sequence[np.ndarray]) -> dict[str, float]:
+    """``acc``, ``acc_norm`` (by choice length in characters), each with its ``_stderr``; nothing for no questions.
+
+    ``answer`` of a question is the index of its right choice; the standard errors are the sample mean's (n − 1).
+    """
+    if not questions:
+        return {}
+    answers = [question["answer"] for question in questions]
+    lengths = [np.array([len(choice) for choice in question["choices"]]) for question in questions]
+    plain = [float(np.argmax(ln_p) == answer) for ln_p, answer in zip(scores, answers, strict=True)]
+    normed = [float(np.argmax(ln_p / n) == answer) for ln_p, n, answer in zip(scores, lengths, answers, strict=True)]
+    return {
+        "acc": statistics.fmean(plain),
+        "acc_stderr": _standard_error(plain),
+        "acc_norm": statistics.fmean(normed),
+        "acc_norm_stderr": _standard_error(normed),
+    }
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _encode(tokenizer: Tokenizer, question: Mapping[str, Any]) -> list[tuple[list[int], list[int]]]:
+    """(context ids, continuation ids) of each choice; like the harness, with the special tokens the tokenizer itself adds.
+
+    The whole is encoded and split at the context's length: how the boundary is tokenized depends on both sides.
+    """
+    context = f"Question: {question['question']}\nAnswer:"
+    start, *wholes = tokenizer.encode_batch_fast([context, *(f"{context} {choice}" for choice in question["choices"])])
+    return [(start.ids, whole.ids[len(start.ids) :]) for whole in wholes]
+
+
+def _tree(pairs: Sequence[tuple[list[int], list[int]]], longest: int) -> _Tree:
+    """Merge the (context, continuation) pairs of a question; inputs beyond ``longest`` tokens are cut from the left."""
+    nodes: dict[tuple[int, int], int] = {}  # (parent, token) -> node
+    predicting, targets = [], []
+    for context, continuation in pairs:
+        path, node = [], -1
+        for token in (context + continuation)[-(longest + 1) : -1]:
+            node = nodes.setdefault((node, token), len(nodes))
+            path.append(node)
+        scored = min(len(continuation), len(path))
+        predicting.append(np.array(path[len(path) - scored :], dtype=np.int64))
+        targets.append(np.array(continuation[len(continuation) - scored :], dtype=np.int64))
+    positions = np.zeros(len(nodes), dtype=np.int64)
+    visible = np.eye(len(nodes), dtype=bool)
+    for (parent, _), node in nodes.items():
+        if parent >= 0:
+            positions[node] = positions[parent] + 1
+            visible[node] |= visible[parent]
+    return _Tree(np.array([token for _, token in nodes]), positions, visible, tuple(predicting), tuple(targets))
+
+
+def _score_trees(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndarray]:
+    """ln p of every choice of every tree, in one forward over right-padded trees."""
+    width = max(len(tree.tokens) for tree in trees)
+    inputs = np.zeros((len(trees), width), dtype=np.int64)
+    positions = np.zeros_like(inputs)
+    visible = np.zeros((len(trees), 1, width, width), dtype=bool)  # (questions, heads, from, to)
+    for row, tree in enumerate(trees):
+        size = len(tree.tokens)
+        inputs[row, :size], positions[row, :size], visible[row, 0, :size, :size] = tree.tokens, tree.positions, tree.visible
+    # Additive, since every attention implementation takes it so; finite, since padding attends to nothing at all.
+    mask = torch.where(torch.from_numpy(visible), 0.0, torch.finfo(model.dtype).min).to(model.device, model.dtype)
+    hidden = model.get_submodule(spec_for(model.config.model_type).decoder)(
+        input_ids=torch.from_numpy(inputs).to(model.device),
+        position_ids=torch.from_numpy(positions).to(model.device),
+        attention_mask=mask,
+        use_cache=False,
+    ).last_hidden_state.flatten(0, 1)  # (questions × nodes, hidden_size)
+    used = np.concatenate([row * width + nodes for row, tree in enumerate(trees) for nodes in tree.predicting])
+    targets = np.concatenate([ids for tree in trees for ids in tree.targets])
+    values = log_likelihoods(model, hidden[torch.from_numpy(used).to(hidden.device)], torch.from_numpy(targets))
+    pieces = iter(np.split(values, np.cumsum([len(ids) for tree in trees for ids in tree.targets])[:-1]))
+    return [np.array([next(pieces).sum() for _ in tree.targets]) for tree in trees]

@@ -1,0 +1,80 @@
+"""Scores agree with the plain definition, one document at a time, on both families."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from minigpts import checkpoint
+from minigpts.corpus import packing
+from minigpts.errors import UserError
+from minigpts.evaluation import language_modeling
+from tests import tiny
+
+TEXTS = [*tiny.sentences(14), "", "é – ✓", " ".join(tiny.sentences(9, seed=1))]
+
+
+@pytest.fixture(scope="module", params=["llama", "opt"])
+def parts(request, tmp_path_factory):
+    directory = tiny.write_checkpoint(tmp_path_factory.mktemp("model") / "base", request.param)
+    return checkpoint.load_model(directory, torch.float32), checkpoint.load_fast_tokenizer(directory)
+
+
+def plain_nats(model, tokenizer, text: str, window: int) -> float:
+    """Each token's -ln p from full logits, in disjoint windows that see the one token before them."""
+    ids = [packing.separator_id(model.config), *tokenizer.encode(text, add_special_tokens=False).ids]
+    total = 0.0
+    for start in range(0, len(ids) - 1, window):
+        piece = torch.tensor([ids[start : start + window + 1]])
+        with torch.inference_mode():
+            logits = model(piece[:, :-1]).logits.double().log_softmax(-1)
+        total -= logits.gather(-1, piece[:, 1:, None]).sum().item()
+    return total
+
+
+def test_score_is_the_sum_over_documents_each_on_its_own(parts):
+    model, tokenizer = parts
+    result = language_modeling.score(model, tokenizer, TEXTS, sequence_length=50, batch_tokens=300)
+    assert result.nats == pytest.approx(sum(plain_nats(model, tokenizer, text, 50) for text in TEXTS), rel=1e-6)
+    assert result.bytes == sum(len(text.encode()) for text in TEXTS)
+    assert result.tokens == sum(len(tokenizer.encode(text).ids) for text in TEXTS)
+    assert result.bits_per_byte == pytest.approx(result.nats / math.log(2) / result.bytes)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 111, 100_000])
+def test_batch_size_and_chunks_of_logits_do_not_show(parts, batch_tokens, monkeypatch):
+    model, tokenizer = parts
+    expected = language_modeling.score(model, tokenizer, TEXTS, sequence_length=64, batch_tokens=500).nats
+    monkeypatch.setattr(language_modeling, "MAX_LOGITS", 7 * model.config.vocab_size)
+    got = language_modeling.score(model, tokenizer, TEXTS, sequence_length=64, batch_tokens=batch_tokens).nats
+    assert got == pytest.approx(expected, rel=1e-6)
+
+
+def test_order_of_documents_does_not_show(parts):
+    model, tokenizer = parts
+    orders = (TEXTS, TEXTS[::-1])
+    scores = [language_modeling.score(model, tokenizer, texts, sequence_length=64, batch_tokens=500).nats for texts in orders]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_windows_stay_within_the_models_own_limit(parts):
+    model, tokenizer = parts  # 256 positions
+    text = [" ".join(tiny.sentences(30))]
+    assert len(tokenizer.encode(text[0]).ids) > 300
+    scores = [language_modeling.score(model, tokenizer, text, sequence_length=n, batch_tokens=500).nats for n in (256, 1024)]
+    assert scores[0] == scores[1]
+
+
+def test_batches_take_every_window_once_within_the_budget():
+    lengths = [5, 90, 5, 31, 30, 29, 200]
+    batches = list(language_modeling.batches(lengths, 100))
+    assert sorted(index for batch in batches for index in batch) == list(range(7))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 100 for batch in batches)
+    assert [index for batch in batches for index in batch] == list(np.argsort([-n for n in lengths], kind="stable"))
+
+
+@pytest.mark.parametrize("texts", [[], ["", ""]])
+def test_no_text_is_refused(parts, texts):
+    with pytest.raises(UserError, match="no text to score"):
+        language_modeling.score(*parts, texts, sequence_length=64, batch_tokens=500)

@@ -1,0 +1,131 @@
+"""The stage on tiny checkpoints: one schema, equal runs write equal bytes, bad input is one line."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from minigpts import artifacts, checkpoint
+from minigpts.errors import UserError
+from minigpts.evaluation import language_modeling
+from stages import evaluate
+from tests import tiny
+
+KEYS = {
+    *("acc", "acc_norm", "acc_stderr", "acc_norm_stderr", "validation_acc", "validation_acc_norm"),
+    *("num_questions", "num_validation_questions", "bits_per_byte", "validation_bits_per_byte", "perplexity"),
+    *("test_bytes", "test_tokens", "test_base_tokens", "vocab_size", "relative_size"),
+    *("num_parameters", "num_nonzero_parameters", "checkpoint_bytes"),
+}
+TEST_TEXTS = tiny.sentences(12)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny.write_checkpoint(folder / "base")
+    tiny.write_checkpoint(folder / "smaller", seed=1, intermediate_size=40)
+    artifacts.write_table(folder / "test.parquet", {"text": TEST_TEXTS})
+    artifacts.write_table(folder / "validation.parquet", {"text": tiny.sentences(7, seed=3)})
+    questions = [
+        {
+            "question": text,
+            "choices": ["heart", "lung", "nail", "brain bone"],
+            "answer": row % 4,
+            "split": "test" if row < 9 else "validation",
+        }
+        for row, text in enumerate(tiny.sentences(12, seed=5))
+    ]
+    artifacts.write_jsonl(folder / "mcq.jsonl", questions)
+    write_params(folder)
+    return folder
+
+
+def write_params(folder, sequence_length=64, batch_tokens=400):
+    sections = {
+        "evaluate": {"sequence_length": sequence_length},
+        "runtime": {"batch_tokens": batch_tokens, "num_threads": None},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(sections))
+    return folder / "params.yaml"
+
+
+def run(folder, model="smaller", out="metrics.json", **changes):
+    paths = {
+        "model": folder / model,
+        "base": folder / "base",
+        "validation": folder / "validation.parquet",
+        "test": folder / "test.parquet",
+        "questions": folder / "mcq.jsonl",
+        "metrics": folder / out,
+        "params": folder / "params.yaml",
+    }
+    evaluate.main([word for name, path in {**paths, **changes}.items() for word in (f"--{name}", str(path))])
+    return artifacts.read_json(folder / out)
+
+
+def test_metrics_are_those_of_the_checkpoint(inputs):
+    metrics = run(inputs)
+    assert set(metrics) == KEYS
+    model, tokenizer = checkpoint.load_model(inputs / "smaller", torch.float32), checkpoint.load_fast_tokenizer(inputs / "smaller")
+    text = language_modeling.score(model, tokenizer, TEST_TEXTS, sequence_length=64, batch_tokens=400)
+    assert metrics["bits_per_byte"] == pytest.approx(text.bits_per_byte, rel=1e-6)
+    assert metrics["perplexity"] == pytest.approx(math.exp(text.nats / text.tokens), rel=1e-6)  # the tokenizers are equal here
+    assert (metrics["num_questions"], metrics["num_validation_questions"]) == (9, 3)
+    base = checkpoint.load_model(inputs / "base", torch.float32)
+    assert metrics["relative_size"] == pytest.approx(model.num_parameters() / base.num_parameters())
+
+
+def test_base_has_the_same_schema_and_is_its_own_measure(inputs):
+    metrics = run(inputs, model="base", out="base.json")
+    assert set(metrics) == KEYS
+    assert metrics["relative_size"] == 1.0
+
+
+def test_perplexity_is_per_token_of_the_base_tokenizer(inputs, tmp_path):
+    coarse = tmp_path / "coarse"  # the same model behind a tokenizer that cuts finer
+    shutil.copytree(inputs / "smaller", coarse)
+    settings = json.loads((coarse / "tokenizer.json").read_text())
+    settings["model"]["merges"] = settings["model"]["merges"][:60]
+    (coarse / "tokenizer.json").write_text(json.dumps(settings))
+    metrics = run(inputs, model=coarse)
+    assert metrics["test_tokens"] > metrics["test_base_tokens"]
+    nats = metrics["bits_per_byte"] * math.log(2) * metrics["test_bytes"]
+    assert metrics["perplexity"] == pytest.approx(math.exp(nats / metrics["test_base_tokens"]), rel=1e-5)
+
+
+def test_the_same_input_gives_the_same_bytes_and_other_batches_the_same_metrics(inputs, tmp_path):
+    first, second = run(inputs, out="a.json"), run(inputs, out="b.json")
+    assert (inputs / "a.json").read_bytes() == (inputs / "b.json").read_bytes()
+    params = write_params(tmp_path, batch_tokens=70)
+    assert run(inputs, out="c.json", params=params) == pytest.approx(second, rel=1e-5)
+    assert first == second
+
+
+def test_no_questions_leave_only_their_count(inputs, tmp_path):
+    artifacts.write_jsonl(tmp_path / "none.jsonl", [])
+    metrics = run(inputs, questions=tmp_path / "none.jsonl")
+    assert set(metrics) == {key for key in KEYS if "acc" not in key}
+    assert metrics["num_questions"] == metrics["num_validation_questions"] == 0
+
+
+def test_bad_input_is_one_line_and_leaves_earlier_metrics(inputs, tmp_path):
+    before = run(inputs)
+    with pytest.raises(UserError, match=r"evaluate.sequence_length must be ≥ 1, got 0"):
+        run(inputs, params=write_params(tmp_path, sequence_length=0))
+    artifacts.write_table(tmp_path / "empty.parquet", {"text": [""]})
+    with pytest.raises(UserError, match="no text to score"):
+        run(inputs, test=tmp_path / "empty.parquet")
+    with pytest.raises(UserError, match=r"gone.parquet: no such file"):
+        run(inputs, validation=tmp_path / "gone.parquet")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(inputs / "smaller", damaged)
+    weights = checkpoint.read_weights(damaged)
+    weights["model.layers.1.mlp.down_proj.weight"][3, 5] = float("nan")
+    artifacts.write_tensors(damaged / checkpoint.WEIGHTS, weights, {"format": "pt"})
+    with pytest.raises(UserError, match="its weights are damaged"):
+        run(inputs, model=damaged)
+    assert artifacts.read_json(inputs / "metrics.json") == before
