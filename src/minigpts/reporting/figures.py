@@ -1,0 +1,199 @@
+"""The five pictures of a run. Each function takes plain data and gives a :class:`Picture`, which draws itself in a theme."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from minigpts.reporting import house
+from minigpts.reporting.house import LIGHT, Draw, Theme
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with the words that go with it."""
+
+    name: str  # of the file, without `.png`
+    title: str
+    caption: str  # one sentence, plain words
+    alt: str  # what a reader who can't see it should know
+    draw: Draw
+
+    def png(self, theme: Theme = LIGHT) -> bytes:
+        """The figure as PNG bytes; the same data give the same bytes."""
+        return house.render(self.title, self.draw, theme)
+
+
+def mean_magnitudes(statistics: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Mean |activation| of every MLP neuron, a layer an array: Eq. 1 of arXiv 2312.12682, from the profile's sums."""
+    count = float(statistics["count"])
+    layers = sum(name.endswith(".mlp.abs_sum") for name in statistics)
+    return [statistics[f"layers.{layer}.mlp.abs_sum"] / count for layer in range(layers)]
+
+
+def neuron_magnitudes(magnitudes: Sequence[np.ndarray], threshold: float) -> Picture:
+    """Each layer's neurons in order of their mean |activation|, all layers pooled, and the threshold ε."""
+    pooled = np.concatenate(magnitudes)
+    below = float(np.mean(pooled <= threshold))
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        from matplotlib import colormaps
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import ListedColormap, Normalize
+
+        depths = ListedColormap(colormaps["viridis"](np.linspace(*theme.depth, len(magnitudes))))
+        for layer, values in enumerate(magnitudes):
+            axes.plot(*_sorted_curve(values), color=depths(layer), linewidth=0.8)
+        axes.plot(*_sorted_curve(pooled), color=theme.ink, linewidth=2.4, label="all layers")
+        if threshold > 0:
+            axes.axhline(threshold, color=theme.cut, linestyle="--", label=f"ε = {threshold:g}: {below:.1%} at or below")
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("neurons, quietest first (% of the layer)")
+        axes.set_ylabel("mean |activation|")
+        axes.legend(loc="upper left")
+        scale = ScalarMappable(Normalize(-0.5, len(magnitudes) - 0.5), depths)
+        bar = axes.figure.colorbar(scale, ax=axes, label="layer", pad=0.02, aspect=28)
+        bar.set_ticks(_layer_ticks(len(magnitudes)))
+        bar.outline.set_visible(False)  # type: ignore[operator]
+
+    return Picture(
+        "neuron_magnitudes",
+        "How loud each neuron is",
+        "Every MLP neuron's mean absolute activation over the calibration text, one thin line a layer; what lies on or under the"
+        f" dashed line counts as quiet: {below:.1%} of {pooled.size:,} neurons at ε = {threshold:g}.",
+        f"Sorted curves of mean absolute activation, one for each of {len(magnitudes)} layers, on a logarithmic scale. Medians run"
+        f" from {min(np.median(layer) for layer in magnitudes):.2g} to {max(np.median(layer) for layer in magnitudes):.2g};"
+        f" {below:.1%} of the neurons are at or below the threshold {threshold:g}.",
+        draw,
+    )
+
+
+def _sorted_curve(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Percent of the neurons, and their values in order."""
+    return (np.arange(values.size) + 0.5) / values.size * 100, np.sort(values)
+
+
+def _layer_ticks(count: int) -> list[int]:
+    return list(range(0, count, max(1, -(-count // 8))))
+
+
+def token_frequencies(counts: np.ndarray, embedding_threshold: float) -> Picture:
+    """How often each token occurs against its rank, the cut, and the tokens that never occur. ``counts``: (vocab_size,)."""
+    ordered = np.sort(counts)[::-1]
+    occurring, total = int(np.count_nonzero(ordered)), int(ordered.sum())
+    above = int(np.count_nonzero(ordered > embedding_threshold * total))
+    never = ordered.size - occurring
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.plot(np.arange(1, occurring + 1), ordered[:occurring], color=theme.child)
+        axes.set(xscale="log", yscale="log", xlim=(1, ordered.size), xlabel="token's rank", ylabel="times in the training text")
+        axes.set_ylim(bottom=0.7)
+        axes.axvspan(above + 0.5, ordered.size, color=theme.cut, alpha=0.22, linewidth=0)
+        axes.axvline(above + 0.5, color=theme.cut, linestyle="--")
+        if embedding_threshold > 0:
+            axes.axhline(embedding_threshold * total, color=theme.cut, linestyle=":", linewidth=1.2)
+        text = f"{above:,} tokens above the cut\n{occurring - above:,} at or below it\n{never:,} never occur"
+        axes.text(0.04, 0.06, text, transform=axes.transAxes, linespacing=1.5)
+
+    return Picture(
+        "token_frequencies",
+        "How often each token occurs",
+        f"Of the parent's {ordered.size:,} tokens {never:,} ({never / ordered.size:.1%}) never occur in the training text; the"
+        " shaded ones go, unless the tokenizer needs them to build a token that stays.",
+        f"Rank and frequency of tokens on logarithmic scales, falling from {ordered[0]:,} occurrences to one at rank {occurring:,}."
+        f" {above:,} tokens are above the cut, {occurring - above:,} occur but are at or below it, {never:,} never occur.",
+        draw,
+    )
+
+
+def layer_widths(widths: Sequence[int], parent_widths: Sequence[int]) -> Picture:
+    """MLP neurons of each layer before and after."""
+    kept = sum(widths) / sum(parent_widths)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        layers = np.arange(len(widths))
+        axes.bar(layers, parent_widths, width=0.86, color=theme.parent, alpha=0.55, label="parent")
+        axes.bar(layers, widths, width=0.86, color=theme.child, label="child")
+        axes.set(xlabel="layer", ylabel="MLP neurons", xticks=_layer_ticks(len(widths)))
+        axes.set_ylim(0, max(parent_widths) * 1.18)
+        axes.grid(visible=False, axis="x")
+        axes.legend(loc="upper right", ncols=2)
+
+    return Picture(
+        "layer_widths",
+        "How wide each layer is",
+        f"Each layer's MLP neurons before and after the cut: {sum(widths):,} of {sum(parent_widths):,} stay ({kept:.1%}).",
+        f"Bars for {len(widths)} layers. The parent has {_span(parent_widths)} MLP neurons a layer, the child {_span(widths)}.",
+        draw,
+    )
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def recovery(
+    tokens: Sequence[int], bits_per_byte: Sequence[float], parent_bits_per_byte: float, recovered_at_tokens: int | None
+) -> Picture:
+    """Validation bits per byte over the tokens of fine-tuning, against the parent's."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        thousands = np.asarray(tokens) / 1000
+        axes.plot(thousands, bits_per_byte, color=theme.child, marker="o", markersize=4.5, label="child")
+        axes.axhline(parent_bits_per_byte, color=theme.parent, linestyle="--", label=f"parent: {parent_bits_per_byte:.3f}")
+        if recovered_at_tokens is not None and recovered_at_tokens in tokens:
+            point = list(tokens).index(recovered_at_tokens)
+            where = (thousands[point], bits_per_byte[point])
+            axes.plot(*where, "*", color=theme.cut, markersize=14, label=f"recovered at {recovered_at_tokens / 1000:,.0f}k tokens")
+        axes.set(xlabel="tokens of fine-tuning (thousands)", ylabel="validation bits per byte")
+        axes.margins(y=0.12)
+        axes.legend(loc="best")
+
+    end = "has not recovered" if recovered_at_tokens is None else f"recovered after {recovered_at_tokens:,} tokens"
+    return Picture(
+        "recovery",
+        "How fast it recovers",
+        f"Bits per byte on the validation text while the child is tuned (lower is better): it {end}, and its lowest point is kept.",
+        f"Validation bits per byte fall from {bits_per_byte[0]:.3f} to {bits_per_byte[-1]:.3f} over {tokens[-1]:,} tokens; the"
+        f" parent stands at {parent_bits_per_byte:.3f}. The child {end}.",
+        draw,
+    )
+
+
+def where_the_bytes_went(parent: Mapping[str, int], child: Mapping[str, int]) -> Picture:
+    """Bytes of the weights by part of the model, parent and child side by side."""
+    parts = list(parent)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        places = np.arange(len(parts))
+        unit, label = (1e6, "MB") if max(parent.values()) >= 1e6 else (1e3, "kB")
+        for shift, name, sizes, color in ((-0.2, "parent", parent, theme.parent), (0.2, "child", child, theme.child)):
+            bars = axes.barh(places + shift, [sizes[part] / unit for part in parts], height=0.36, color=color, label=name)
+            axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8.5)
+        axes.set_yticks(places, [part.replace(" and ", "\nand ") for part in parts])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"weights ({label})")
+        axes.margins(x=0.14)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.legend(loc="lower right")
+
+    saved = {part: parent[part] - child[part] for part in parts}
+    most = max(parts, key=saved.__getitem__)
+    whole = sum(saved.values())
+    share = f"{saved[most] / whole:.0%} of what was saved came from the {most}" if whole > 0 else "nothing was saved"
+    return Picture(
+        "where_the_bytes_went",
+        "Where the bytes went",
+        f"The weights file by part of the model, in parent and child: {share}.",
+        "Bytes by part, parent to child: " + "; ".join(f"{part} {parent[part]:,} to {child[part]:,}" for part in parts) + ".",
+        draw,
+    )

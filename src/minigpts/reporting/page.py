@@ -1,0 +1,166 @@
+"""The one page of a run: what stands in the metrics, put into words, in a single HTML file that fetches nothing."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minigpts.reporting import house
+from minigpts.reporting.figures import Picture
+from minigpts.reporting.glossary import MISSING, NUMBERS, Number, decimal, flatten, percent, short, size, text
+from minigpts.reporting.summary import Metrics, findings
+
+TEMPLATE = "page.html.jinja"
+STOPPED = {  # finetune's stop_reason, in words
+    "recovered": "it had recovered",
+    "plateau": "it no longer improved",
+    "budget": "its budget of tokens was spent",
+}
+SPLITS = ("train", "calibration", "validation")  # that must not give the test, or a later one of them, away
+EVALUATIONS = {"base": "parent", "pruned": "pruned", "finetuned": "child"}  # metrics file: what the page calls it
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What parent and child write after the same prompt."""
+
+    prompt: str
+    parent: str
+    child: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What the vocabulary lost: a few tokens by name, and how many tokens there are of each reason."""
+
+    examples: Sequence[str]
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the page shows. ``metrics`` holds each file of ``metrics/`` under its name without ``.json``."""
+
+    summary: Metrics
+    metrics: Mapping[str, Metrics]
+    parameters: Mapping[str, Any]
+    pictures: Sequence[Picture]
+    samples: Sequence[Sample]
+    dropped: Dropped | None
+
+
+TILES = (  # key of the evaluations, label, format
+    ("num_parameters", "Parameters", short),
+    ("checkpoint_bytes", "Weights file", size),
+    ("bits_per_byte", "Bits per byte", decimal),
+    ("acc", "Accuracy", percent),
+)
+
+
+def render(run: Run) -> str:
+    """The page as HTML. Everything that comes from data is escaped; there are no scripts and nothing to fetch."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    dataset = run.metrics["dataset"]
+    width, height = house.pixels()
+    return environment.get_template(TEMPLATE).render(
+        findings=findings(run.summary),
+        tiles=[_tile(run, *tile) for tile in TILES],
+        columns=list(EVALUATIONS.values()),
+        rows=[row for number in NUMBERS if (row := _row(run, number)) is not None],
+        figures=[_figure(picture) for picture in run.pictures],
+        width=width,
+        height=height,
+        facts=_facts(run),
+        samples=[(sample.prompt, _one_paragraph(sample.parent), _one_paragraph(sample.child)) for sample in run.samples],
+        dropped=run.dropped,
+        parameters=flatten(run.parameters),
+        sources={facts.get("name", key): _source(facts) for key, facts in sorted(dataset.get("sources", {}).items())},
+        leaks=_leaks(dataset.get("leak_check", {})),
+        files=[(name, flatten(values)) for name, values in run.metrics.items()],
+    )
+
+
+def _values(run: Run, key: str) -> list[float | None]:
+    return [run.metrics[name].get(key) for name in EVALUATIONS]
+
+
+def _facts(run: Run) -> list[str]:
+    """Cuts and fine-tuning in sentences; what a stage left out of its metrics is left out here."""
+    cut, words, tune = (run.metrics[name] for name in ("prune_neurons", "prune_embeddings", "finetune"))
+    facts = []
+    if "num_neurons" in cut and "num_removed_neurons" in cut:
+        share = cut["num_removed_neurons"] / cut["num_neurons"]
+        facts.append(f"{cut['num_removed_neurons']:,} of {cut['num_neurons']:,} MLP neurons were cut ({share:.1%}).")
+    if cut.get("num_zeroed_parameters"):
+        facts.append(f"{cut['num_zeroed_parameters']:,} parameters that can't be removed were set to zero.")
+    if "vocab_size_before" in words and "vocab_size_after" in words:
+        facts.append(f"The vocabulary went from {words['vocab_size_before']:,} to {words['vocab_size_after']:,} tokens.")
+    if "tokens" in tune and "steps" in tune:
+        passes = f", {tune['epochs']:.2f} passes over the training text" if "epochs" in tune else ""
+        facts.append(f"Fine-tuning read {tune['tokens']:,} tokens in {tune['steps']:,} steps{passes}.")
+    if tune.get("stop_reason") in STOPPED:
+        facts.append(f"It stopped because {STOPPED[tune['stop_reason']]}.")
+    if tune.get("recovered_at_tokens") is not None:
+        facts.append(f"It reached its parent's bits per byte on validation text after {tune['recovered_at_tokens']:,} tokens.")
+    elif "recovered" in tune:
+        facts.append("It did not reach its parent's bits per byte on validation text.")
+    return facts
+
+
+def _tile(run: Run, key: str, label: str, show: Callable[[float], str]) -> dict[str, Any]:
+    """A headline: the change from parent to child, large, and the three values below it."""
+    values = _values(run, key)
+    parent, child = values[0], values[-1]
+    if parent is None or child is None:
+        change = "not measured"
+    elif key == "acc":
+        change = f"{(child - parent) * 100:+.1f} points"
+    else:
+        change = f"{child / parent - 1:+.1%}" if parent else MISSING
+    steps = [(name, MISSING if value is None else show(value)) for name, value in zip(EVALUATIONS.values(), values, strict=True)]
+    return {"label": label, "change": change.replace("-", "−"), "steps": steps}
+
+
+def _row(run: Run, number: Number) -> dict[str, Any] | None:
+    """A row of the table, or None for a number that none of the three has."""
+    values = _values(run, number.key)
+    if all(value is None for value in values):
+        return None
+    errors = _values(run, number.stderr) if number.stderr else [None] * len(values)
+    cells = [MISSING if value is None else number.show(value) for value in values]
+    cells = [cell if error is None else f"{cell} ±\u00a0{error * 100:.1f}" for cell, error in zip(cells, errors, strict=True)]
+    return {"label": number.label, "better": number.better, "meaning": number.meaning, "cells": cells}
+
+
+def _source(facts: Metrics) -> list[tuple[str, str]]:
+    """What is known of a source but its name, which is the heading."""
+    return [pair for pair in flatten(facts) if pair[0] != "name"]
+
+
+def _leaks(check: Metrics) -> list[tuple[str, list[str]]]:
+    """For each split: pairs found, documents dropped for them, pairs that remain."""
+    found = {split: [check.get(f"{split}_{what}") for what in ("pairs", "dropped", "remaining")] for split in SPLITS}
+    return [
+        (split, [text(value) for value in values]) for split, values in found.items() if any(value is not None for value in values)
+    ]
+
+
+def _one_paragraph(text: str) -> str:
+    """A broken model may write nothing but line breaks: show them as signs instead of a page of white."""
+    return text.replace("\n", "↵")
+
+
+def _figure(picture: Picture) -> dict[str, str]:
+    light, dark = (base64.b64encode(picture.png(theme)).decode("ascii") for theme in (house.LIGHT, house.DARK))
+    return {"title": picture.title, "caption": picture.caption, "alt": picture.alt, "light": light, "dark": dark}

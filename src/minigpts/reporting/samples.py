@@ -1,0 +1,46 @@
+"""What a checkpoint writes after a prompt: greedy decoding, in fp32, the same on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minigpts import checkpoint
+from minigpts.errors import UserError
+
+
+def continuations(directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    """The text a checkpoint adds to each prompt, up to its end-of-text token or ``max_new_tokens``.
+
+    Raises UserError for a prompt that, with its continuation, doesn't fit the model's positions.
+    """
+    if not prompts:
+        return []
+    import torch
+
+    model = checkpoint.load_model(directory, torch.float32)
+    tokenizer = checkpoint.load_tokenizer(directory)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    texts = []
+    for prompt in tqdm(prompts, desc=f"samples of {directory.name}", unit="prompt"):
+        ids = tokenizer(prompt, return_tensors="pt").input_ids  # (1, prompt tokens)
+        length = ids.shape[1]
+        if limit is not None and length + max_new_tokens > limit:
+            raise UserError(
+                f"params.yaml: report.prompts: {prompt!r} has {length} tokens; with max_new_tokens {max_new_tokens} that is more"
+                f" than the {limit} positions of {directory}; shorten it"
+            )
+        with torch.inference_mode():
+            output = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
+                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,  # one sequence: never used
+            )
+        texts.append(tokenizer.decode(output[0, length:], skip_special_tokens=True))
+    return texts

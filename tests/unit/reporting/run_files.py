@@ -1,0 +1,141 @@
+"""Everything the report stage reads, true to the stages' schemas, around two tiny checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from minigpts import artifacts, checkpoint
+from tests import tiny
+
+LAYERS, WIDTH, HEADS = 3, 77, 4
+PROMPTS = ["An abnormality of the", "<script>alert(1)</script>"]
+
+
+def evaluation(**changes: Any) -> dict[str, Any]:
+    """One of ``metrics/{base,pruned,finetuned}.json``."""
+    values = {
+        "bits_per_byte": 1.0,
+        "validation_bits_per_byte": 1.1,
+        "perplexity": 20.0,
+        "acc": 0.5,
+        "acc_norm": 0.6,
+        "acc_stderr": 0.02,
+        "acc_norm_stderr": 0.02,
+        "num_questions": 600,
+        "num_parameters": 1_000_000,
+        "num_nonzero_parameters": 999_999,
+        "checkpoint_bytes": 2_000_512,
+        "vocab_size": 480,
+        "relative_size": 1.0,
+        "test_tokens": 1000,
+        "test_base_tokens": 1000,
+        "test_bytes": 4000,
+    }
+    return {**values, **changes}
+
+
+def dataset() -> dict[str, Any]:
+    """``metrics/dataset.json`` with a hostile source."""
+    return {
+        "documents": {"train": 900, "test": 100},
+        "leak_check": {f"{split}_{what}": 2 for split in ("train", "calibration") for what in ("pairs", "dropped", "remaining")},
+        "num_questions": 600,
+        "sources": {
+            "hpo": {
+                "name": "Human Phenotype Ontology",
+                "acknowledgement": 'It says <img src=x onerror="alert(1)"> & more',
+                "version": "hp/releases/2025-01-16",
+            }
+        },
+    }
+
+
+def metrics() -> dict[str, dict[str, Any]]:
+    """All metrics files by name."""
+    smaller = {"num_parameters": 570_000, "num_nonzero_parameters": 569_990, "checkpoint_bytes": 1_140_512, "relative_size": 0.57}
+    return {
+        "dataset": dataset(),
+        "prune_neurons": {"num_neurons": 231, "num_removed_neurons": 87, "num_zeroed_parameters": 0},
+        "prune_embeddings": {"vocab_size_before": 480, "vocab_size_after": 400, "tokens_kept": {"counted": 300, "builds": 100}},
+        "finetune": {"steps": 40, "tokens": 80_000, "stop_reason": "budget", "recovered": True, "recovered_at_tokens": 32_000},
+        "base": evaluation(),
+        "pruned": evaluation(**smaller, bits_per_byte=1.6, acc=0.3, acc_norm=0.33),
+        "finetuned": evaluation(**smaller, bits_per_byte=0.9, perplexity=17.0, acc=0.45, acc_norm=0.61),
+    }
+
+
+def write_run(root: Path) -> list[str]:
+    """Write the files below ``root``; gives the stage's arguments."""
+    base = tiny.write_checkpoint(root / "base", dtype=torch.bfloat16)
+    child = tiny.write_checkpoint(root / "finetuned", seed=1, dtype=torch.bfloat16, intermediate_size=48)
+    _write_profile(root, base, child)
+    for name, values in metrics().items():
+        artifacts.write_json(root / "metrics" / f"{name}.json", values)
+    widths = [{"layer": layer, "width": 48, "parent_width": WIDTH} for layer in range(LAYERS)]
+    artifacts.write_csv(root / "metrics/plots/layer_widths.csv", widths)
+    artifacts.write_csv(root / "metrics/plots/recovery.csv", curve())
+    section = {"prompts": PROMPTS, "max_new_tokens": 5}
+    text = yaml.safe_dump({"threshold": 0.1, "embedding_threshold": 0.0, "report": section})
+    (root / "params.yaml").write_text(text, encoding="utf-8")
+    flags = {
+        "base": base,
+        "finetuned": child,
+        "stats": root / "stats.safetensors",
+        "counts": root / "counts.parquet",
+        "metrics": root / "metrics",
+        "summary": root / "metrics/summary.json",
+        "figures": root / "metrics/figures",
+        "page": root / "metrics/report.html",
+        "params": root / "params.yaml",
+    }
+    return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+
+
+def curve() -> list[dict[str, Any]]:
+    """The rows of ``recovery.csv``; before the first step there is no training loss."""
+    values = [(0, 0, 1.7), (16, 32_000, 1.09), (40, 80_000, 0.98)]
+    return [
+        {
+            "step": step,
+            "tokens": tokens,
+            "validation_bits_per_byte": bits,
+            "train_loss": 2.5 if step else None,
+            "parent_validation_bits_per_byte": 1.1,
+        }
+        for step, tokens, bits in values
+    ]
+
+
+def statistics() -> dict[str, torch.Tensor]:
+    """``activation_stats.safetensors``: sums over 1000 tokens."""
+    random = np.random.default_rng(0)
+    tensors = {"count": torch.tensor(1000)}
+    for layer in range(LAYERS):
+        for name in ("abs_sum", "sum", "square_sum", "abs_max"):
+            tensors[f"layers.{layer}.mlp.{name}"] = torch.from_numpy(random.lognormal(4.0 + layer, 1.0, WIDTH))
+        tensors[f"layers.{layer}.heads.square_sum"] = torch.from_numpy(random.lognormal(4.0, 1.0, HEADS))
+    return tensors
+
+
+def _write_profile(root: Path, base: Path, child: Path) -> None:
+    artifacts.write_tensors(root / "stats.safetensors", statistics())
+    tokenizer = checkpoint.load_fast_tokenizer(base)
+    size = tokenizer.get_vocab_size()
+    ids = list(range(size))
+    tokens = ["<b>Ġ</b>" if i == 5 else "Ġ<b>x</b>" if i == 7 else "ĠFootball" if i == 9 else tokenizer.id_to_token(i) for i in ids]
+    counts = [0 if i % 10 in (5, 7, 9) else 4000 // (i + 1) + 1 for i in ids]
+    artifacts.write_table(root / "counts.parquet", {"token_id": ids, "token": tokens, "count": counts})
+    kept = [i for i in ids if counts[i]]
+    columns = {
+        "token_id": ids,
+        "token": tokens,
+        "count": counts,
+        "new_id": [kept.index(i) if counts[i] else -1 for i in ids],
+        "reason": ["counted" if counts[i] else None for i in ids],
+    }
+    artifacts.write_table(child / "pruned_tokens.parquet", columns)

@@ -1,0 +1,89 @@
+import io
+from collections.abc import Callable
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from minigpts.reporting import figures, house
+from minigpts.reporting.figures import Picture
+from tests.unit.reporting.run_files import LAYERS, WIDTH, curve, statistics
+
+
+def pictures() -> list[Picture]:
+    arrays = {name: tensor.numpy() for name, tensor in statistics().items()}
+    rows = curve()
+    return [
+        figures.neuron_magnitudes(figures.mean_magnitudes(arrays), 0.1),
+        figures.token_frequencies(np.array([5, 0, 100, 20, 0, 1]), 0.0),
+        figures.layer_widths([48, 40, 0], [77, 77, 77]),
+        figures.recovery([row["tokens"] for row in rows], [row["validation_bits_per_byte"] for row in rows], 1.1, 32_000),
+        figures.where_the_bytes_went({"embeddings": 80, "MLP": 100}, {"embeddings": 30, "MLP": 50}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def light() -> list[bytes]:
+    return [picture.png() for picture in pictures()]
+
+
+def test_same_data_same_bytes_whatever_the_users_settings(light: list[bytes]) -> None:
+    with matplotlib.rc_context({"font.size": 30, "savefig.dpi": 10, "axes.facecolor": "red"}):
+        assert [picture.png() for picture in pictures()] == light
+
+
+def test_the_dark_theme_is_another_picture_of_the_same_size(light: list[bytes]) -> None:
+    for picture, bright in zip(pictures(), light, strict=True):
+        dark = picture.png(house.DARK)
+        assert dark != bright
+        assert Image.open(io.BytesIO(dark)).size == Image.open(io.BytesIO(bright)).size == house.pixels()
+
+
+def test_files_hold_no_version_or_date(light: list[bytes]) -> None:
+    assert [Image.open(io.BytesIO(png)).info for png in light] == [{}] * len(light)
+
+
+def test_equation_1_is_the_mean_over_the_tokens() -> None:
+    # Activations 0.2, -0.1 and 0.0 of one neuron: the paper's own example of its normalized L1 norm.
+    sums = {"count": np.int64(3), "layers.0.mlp.abs_sum": np.array([0.3]), "layers.0.heads.square_sum": np.array([1.0])}
+    (layer,) = figures.mean_magnitudes(sums)
+    np.testing.assert_allclose(layer, [0.1])
+
+
+def test_layers_come_in_order_and_whole() -> None:
+    arrays = {name: tensor.numpy() for name, tensor in statistics().items()}
+    magnitudes = figures.mean_magnitudes(arrays)
+    assert [layer.shape for layer in magnitudes] == [(WIDTH,)] * LAYERS
+    np.testing.assert_array_equal(magnitudes[2], arrays["layers.2.mlp.abs_sum"] / 1000)
+
+
+def test_captions_count_right() -> None:
+    magnitudes = [np.array([0.05, 0.1]), np.array([0.2, 0.3])]
+    assert "50.0% of 4 neurons at ε = 0.1" in figures.neuron_magnitudes(magnitudes, 0.1).caption
+    tokens = figures.token_frequencies(np.array([90, 0, 9, 1]), 0.01)
+    assert "4 tokens 1 (25.0%) never occur" in tokens.caption
+    assert "2 tokens are above the cut, 1 occur but are at or below it, 1 never occur" in tokens.alt
+    assert "88 of 154 stay (57.1%)" in figures.layer_widths([48, 40], [77, 77]).caption
+    assert (
+        "70% of what was saved came from the MLP"
+        in figures.where_the_bytes_went({"a": 40, "MLP": 90}, {"a": 10, "MLP": 20}).caption
+    )
+    assert "has not recovered" in figures.recovery([0, 10], [2.0, 1.5], 1.0, None).caption
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: figures.neuron_magnitudes([np.array([0.0, 0.0, 1.0])], 0.0),  # dead ReLU neurons, no threshold
+        lambda: figures.token_frequencies(np.array([3, 2, 1]), 0.0),  # nothing to drop
+        lambda: figures.token_frequencies(np.array([10, 2, 0]), 0.5),  # a real cut
+        lambda: figures.layer_widths([77], [77]),  # nothing cut
+        lambda: figures.recovery([0], [1.0], 1.0, 0),  # recovered before the first step
+        lambda: figures.where_the_bytes_went({"MLP": 10}, {"MLP": 10}),  # nothing saved
+    ],
+)
+def test_the_edges_draw(make: Callable[[], Picture], recwarn: pytest.WarningsRecorder) -> None:
+    picture = make()
+    assert Image.open(io.BytesIO(picture.png())).size == house.pixels()
+    assert not [str(warning.message) for warning in recwarn]

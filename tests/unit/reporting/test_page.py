@@ -1,0 +1,113 @@
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from minigpts.reporting import figures, page
+from minigpts.reporting.glossary import flatten, short, size
+from minigpts.reporting.summary import summarize
+from tests.unit.reporting.run_files import metrics
+
+HOSTILE = "</td></table><script>alert(1)</script><img src=https://example.org/x onerror=alert(1)> \"'&\n{{ 7 * 7 }}"
+
+
+class Document(HTMLParser):
+    """Collects tags with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def run(text: str = "plain", **changes: Any) -> page.Run:
+    files = {**metrics(), **changes}
+    files["dataset"] = {**files["dataset"], "sources": {text: {"name": text, "acknowledgement": text}}, text: text}
+    picture = figures.layer_widths([48, 48], [77, 77])
+    return page.Run(
+        summary=summarize(files["base"], files["finetuned"], files["finetune"]),
+        metrics=files,
+        parameters={"threshold": 0.1, text: text},
+        pictures=[figures.Picture(picture.name, picture.title, text, text, picture.draw)],
+        samples=[page.Sample(text, text, text)],
+        dropped=page.Dropped([text], {text: 3}),
+    )
+
+
+def test_what_comes_from_data_is_text_and_nothing_else() -> None:
+    plain, hostile = Document(page.render(run())), Document(page.render(run(HOSTILE)))
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
+    assert not hostile.all("script")
+    assert "<script>alert(1)</script>" in hostile.text
+    assert "{{ 7 * 7 }}" in hostile.text
+    assert hostile.all("img")[0]["alt"] == HOSTILE
+
+
+def test_nothing_is_fetched() -> None:
+    document = Document(page.render(run(HOSTILE)))
+    names = {"src", "srcset", "href", "poster", "data", "action", "background"}
+    links = [(tag, value) for tag, attributes in document.tags for name, value in attributes.items() if name in names]
+    fetched = [value for tag, value in links if tag != "a" and value is not None and not value.startswith("data:image/png;base64,")]
+    assert fetched == []
+    assert [value for tag, value in links if tag == "a"] == ["https://arxiv.org/abs/2312.12682"]
+    assert {"link", "script", "iframe", "object", "base"}.isdisjoint(tag for tag, _ in document.tags)
+    html = page.render(run())
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_a_reader_who_cannot_see_it_is_served() -> None:
+    document = Document(page.render(run()))
+    assert document.all("html")[0]["lang"] == "en"
+    assert all(image["alt"] for image in document.all("img"))
+    tables = len(document.all("table"))
+    assert tables == len(document.all("caption")) > 0
+    assert all(header.get("scope") in ("col", "row") for header in document.all("th"))
+    ids = [attributes["id"] for _, attributes in document.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {section["aria-labelledby"] for section in document.all("section")} <= set(ids)
+
+
+def test_same_input_same_bytes() -> None:
+    assert page.render(run()) == page.render(run())
+
+
+def test_a_fallen_accuracy_is_said_at_the_top() -> None:
+    text = Document(page.render(run())).text
+    assert "Worse: Accuracy fell by 5.0 points (50.0% → 45.0%), more than one standard error (2.0)." in " ".join(text.split())
+
+
+def test_what_was_not_measured_is_shown_as_such() -> None:
+    def without(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if "acc" not in key}
+
+    files = metrics()
+    text = Document(page.render(run(**{name: without(files[name]) for name in ("base", "pruned", "finetuned")}, finetune={}))).text
+    assert "Accuracy was not measured" in text
+    assert "not measured" in text.split("Parent, pruned, child")[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(999, "999"), (134_515_008, "134.5\u00a0M"), (1500, "1.5\u00a0k"), (2.7e9, "2.7\u00a0B")]
+)
+def test_short_counts(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+def test_sizes_are_decimal_megabytes() -> None:
+    assert size(269_060_552) == "269.1\u00a0MB"
+
+
+def test_flatten_names_every_leaf() -> None:
+    values = {"b": {"y": 0.5, "x": None}, "a": [True, 12_345], "c": "text"}
+    assert flatten(values) == [("a.0", "yes"), ("a.1", "12,345"), ("b.x", "–"), ("b.y", "0.5"), ("c", "text")]

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpts import checkpoint
+from minigpts.errors import UserError
+from minigpts.reporting.sizes import PARTS, bytes_by_part
+from tests import tiny
+
+
+def test_llama_parts(tmp_path: Path) -> None:
+    directory = tiny.write_checkpoint(tmp_path / "model", dtype=torch.bfloat16)
+    vocabulary = checkpoint.load_config(directory).vocab_size
+    sizes = bytes_by_part(directory)
+    assert tuple(sizes) == PARTS
+    assert sizes == {
+        "embeddings": 2 * vocabulary * 40,
+        "attention": 2 * 3 * (40 * 40 + 2 * 20 * 40 + 40 * 40),
+        "MLP": 2 * 3 * 3 * 40 * 77,
+        "norms and other": 2 * (2 * 3 + 1) * 40,
+    }
+
+
+def test_an_untied_head_counts_with_the_embeddings(tmp_path: Path) -> None:
+    tied = bytes_by_part(tiny.write_checkpoint(tmp_path / "tied"))
+    untied = bytes_by_part(tiny.write_checkpoint(tmp_path / "untied", tie_word_embeddings=False))
+    assert untied == {**tied, "embeddings": 2 * tied["embeddings"]}
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_parts_add_up_to_the_weights(tmp_path: Path, family: str) -> None:
+    directory = tiny.write_checkpoint(tmp_path / "model", family)
+    sizes = bytes_by_part(directory)
+    assert sum(sizes.values()) == 4 * checkpoint.sizes(directory)["num_parameters"]
+    assert all(sizes.values())
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 40])
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
+    directory = tiny.write_checkpoint(tmp_path / "model")
+    (directory / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors: not a readable safetensors file"):
+        bytes_by_part(directory)

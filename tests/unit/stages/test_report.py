@@ -1,0 +1,98 @@
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from minigpts.errors import UserError
+from stages.report import main
+from tests.unit.reporting.run_files import write_run
+
+OUTPUTS = ("summary.json", "report.html", "figures")
+
+
+def digests(root: Path) -> dict[str, str]:
+    """md5 of everything the stage writes."""
+    files = [path for name in OUTPUTS for path in [root / "metrics" / name, *(root / "metrics" / name).glob("*")] if path.is_file()]
+    return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder in which the stage has run, and the arguments it ran with."""
+    root = tmp_path_factory.mktemp("run")
+    arguments = write_run(root)
+    main(arguments)
+    return root, arguments
+
+
+def test_writes_what_dvc_yaml_names_and_nothing_else(finished: tuple[Path, list[str]]) -> None:
+    root, _ = finished
+    stage = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["report"]
+    declared = {Path(path).name for key in ("outs", "metrics", "plots") for out in stage[key] for path in out}
+    assert set(digests(root)) == declared
+    assert not list((root / "metrics").rglob("*.partial"))
+
+
+def test_the_summary(finished: tuple[Path, list[str]]) -> None:
+    root, _ = finished
+    summary = json.loads((root / "metrics/summary.json").read_text(encoding="utf-8"))
+    assert (summary["size_reduction"], summary["bits_per_byte_ratio"], summary["acc_delta"]) == (0.43, 0.9, -0.05)
+    assert list(summary) == sorted(summary)
+
+
+def test_the_page_shows_prompts_and_tokens_as_text(finished: tuple[Path, list[str]]) -> None:
+    root, _ = finished
+    html = (root / "metrics/report.html").read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "␣Football" in html
+    assert "&lt;img src=x onerror=" in html
+    assert str(root) not in html
+
+
+def test_the_same_again_and_a_missing_input_leaves_it_whole(finished: tuple[Path, list[str]]) -> None:
+    root, arguments = finished
+    first = digests(root)
+    main(arguments)
+    assert digests(root) == first
+    (root / "counts.parquet").rename(root / "elsewhere")
+    with pytest.raises(UserError, match=r"counts\.parquet: no such file"):
+        main(arguments)
+    (root / "elsewhere").rename(root / "counts.parquet")
+    assert digests(root) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"report": {"prompts": ["a", ""], "max_new_tokens": 5}}, "report.prompts must not hold an empty prompt"),
+        ({"report": {"prompts": ["a"], "max_new_tokens": 0}}, "report.max_new_tokens must be ≥ 1"),
+        ({"report": {"prompts": "a", "max_new_tokens": 5}}, "report.prompts must be a list"),
+        ({"threshold": -1}, "threshold must be ≥ 0"),
+        ({"embedding_threshold": 1.0}, "embedding_threshold must be ≥ 0 and < 1"),
+    ],
+)
+def test_bad_params_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    values = {"threshold": 0.1, "embedding_threshold": 0.0, "report": {"prompts": [], "max_new_tokens": 5}, **change}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    flags = [
+        part
+        for name in ("base", "finetuned", "stats", "counts", "metrics", "summary", "figures", "page")
+        for part in (f"--{name}", "x")
+    ]
+    with pytest.raises(UserError, match=message):
+        main([*flags, "--params", str(path)])
+
+
+def test_without_prompts_no_torch_is_imported(tmp_path: Path) -> None:
+    arguments = write_run(tmp_path)
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text(encoding="utf-8"))
+    params["report"]["prompts"] = []
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    code = f"import sys; from stages.report import main; main({arguments!r}); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
