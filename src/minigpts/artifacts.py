@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from minigpts.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy
     import torch
 
 
@@ -115,6 +116,21 @@ def read_table(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
     return {name: table[name].to_pylist() for name in columns}
 
 
+def stream_column(path: Path, column: str, batch_rows: int = 256) -> tuple[int, Iterator[Any]]:
+    """The number of rows of a parquet file, and one column's values a few at a time, for files larger than memory."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(_existing(path))
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: not a readable parquet file ({error})") from None
+    if column not in file.schema_arrow.names:
+        raise UserError(f"{path}: no column '{column}'; it has {', '.join(file.schema_arrow.names)}")
+    batches = file.iter_batches(batch_rows, columns=[column])
+    return file.metadata.num_rows, (value for batch in batches for value in batch.column(0).to_pylist())
+
+
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as safetensors (names sorted, contiguous)."""
     from safetensors.torch import save_file
@@ -127,6 +143,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read every tensor of a safetensors file. Raises UserError for a truncated or foreign file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    try:
+        return load_file(_existing(path))
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); fetch or make it again") from None
+
+
+def read_arrays(path: Path) -> dict[str, numpy.ndarray]:
+    """Read every tensor of a safetensors file as a numpy array, without torch (so no bfloat16)."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
 
     try:
         return load_file(_existing(path))

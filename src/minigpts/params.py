@@ -36,16 +36,17 @@ def require(condition: bool, rule: str, got: object) -> None:
         raise UserError(f"params.yaml: {rule}, got {got!r}")
 
 
-def read(path: Path, cls: type[T], section: str, top_level: tuple[str, ...] = ()) -> T:
+def read(path: Path, cls: type[T], section: str | None, top_level: tuple[str, ...] = ()) -> T:
     """Build ``cls`` from ``section`` of the file, taking the fields named in ``top_level`` from the file's top level.
 
+    ``section`` is None for a stage whose parameters all stand there.
     Raises UserError for a file that is no YAML mapping, an unknown or missing key, or a value of the wrong type.
     ``cls.__post_init__`` checks ranges, through :func:`require`.
     """
     document = _read_mapping(path)
-    if section not in document:
+    if section is not None and section not in document:
         raise UserError(f"{path}: section '{section}' is missing")
-    values = document[section]
+    values = {} if section is None else document[section]
     if not isinstance(values, dict):
         raise UserError(f"{path}: section '{section}' must be a mapping, got {values!r}")
     names = {field.name for field in fields(cls)} - set(top_level)  # type: ignore[arg-type]

