@@ -98,7 +98,7 @@ def write_checkpoint(
     scratch = directory.with_name(f"{directory.name}-tokenizer")
     scratch.mkdir(parents=True)
     vocab_size = write_tokenizer(scratch)
-    config = {"llama": llama_config, "opt": opt_config}[family](vocab_size, **changes)
+    config = {"llama": llama_config, "opt": opt_config}[family](**{"vocab_size": vocab_size, **changes})
     config.architectures = [{"llama": "LlamaForCausalLM", "opt": "OPTForCausalLM"}[family]]
     config.dtype = dtype
     torch.manual_seed(seed)

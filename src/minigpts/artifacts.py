@@ -137,6 +137,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
     with replacing(path) as temporary:
         save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, temporary, dict(metadata or {}) or None)
+        temporary.chmod(0o644)  # safetensors leaves it to its owner alone, unlike every other file of a checkpoint
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

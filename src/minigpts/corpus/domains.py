@@ -43,7 +43,7 @@ def medical_corpus(ontology: str, xml: bytes) -> Corpus:
         icd10cm.SOURCE: {
             "name": "ICD-10-CM tabular list of diseases and injuries",
             "version": f"{icd10cm.version(xml)}, April 1 update",
-            "licence": "published by the US government for use with ICD-10-CM",
+            "licence": "US government publication, https://www.cdc.gov/nchs/icd/icd-10-cm/files.html",
             "acknowledgement": "ICD-10-CM is the work of the US National Center for Health Statistics and CMS, after WHO's ICD-10.",
             "package": ICD_WHEEL[0],
         },

@@ -183,15 +183,13 @@ def _rename_legacy_keys(settings: dict[str, Any], kept: Sequence[int]) -> dict[s
 
 
 def _check(directory: Path, parent: Tokenizer, kept: Sequence[int]) -> None:
-    path = directory / "tokenizer.json"
     child, stock = checkpoint.load_fast_tokenizer(directory), checkpoint.load_tokenizer(directory)
-    if [child.id_to_token(new) for new in range(len(kept))] != [parent.id_to_token(old) for old in kept] or len(stock) != len(kept):
-        raise UserError(f"{path}: the loaded tokens are not those of the file; save it with the tokenizers library and start again")
+    planned = [parent.id_to_token(old) for old in kept]
+    if [child.id_to_token(new) for new in range(len(kept))] != planned or len(stock) != len(kept):
+        raise UserError("tokenizer.json: loads with other tokens or ids than it states; save it anew with the tokenizers library")
     for probe in PROBES:
         ids = child.encode(probe).ids
         if ids != stock(probe)["input_ids"]:
-            raise UserError(
-                f"{path}: AutoTokenizer splits {probe!r} otherwise; set TokenizersBackend as the tokenizer_config's tokenizer_class"
-            )
+            raise UserError(f"tokenizer_config.json: tokenizer_class makes AutoTokenizer split {probe!r} otherwise; set TokenizersBackend")
         if child.decode(ids) != parent.decode(parent.encode(probe).ids):
-            raise UserError(f"{path}: {probe!r} decodes otherwise than with the untrimmed tokenizer, which can't be trimmed")
+            raise UserError(f"tokenizer.json: once trimmed, it decodes {probe!r} otherwise; take a model with another tokenizer")

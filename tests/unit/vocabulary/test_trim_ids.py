@@ -78,12 +78,15 @@ LEGACY = {str(token_id): {"content": token, "special": True} for token_id, token
 def test_files_are_trimmed_together(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "checkpoint")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    odd = {"content": Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token(400), "special": False}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "added_tokens_decoder": {**LEGACY, "400": odd}}))
-    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 400], "temperature": 0.123456789}')
-    trim_files(folder, [*range(300), 400])
+    odd = {"content": Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token(380), "special": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "added_tokens_decoder": {**LEGACY, "380": odd}}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 380], "temperature": 0.123456789}')
+    trim_files(folder, [*range(300), 380])
     assert Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() == 301
-    assert json.loads((folder / "tokenizer_config.json").read_text()) == {**settings, "added_tokens_decoder": {**LEGACY, "300": odd}}
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == {
+        **settings,
+        "added_tokens_decoder": {**LEGACY, "300": odd},
+    }
     assert json.loads((folder / "generation_config.json").read_text()) == {"eos_token_id": [2, 300], "temperature": 0.123456789}
 
 
