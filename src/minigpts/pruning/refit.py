@@ -5,7 +5,7 @@
 ``least_squares``: the output projection of each layer is refitted, first layer to last, so that the pruned model's residual
 stream meets the parent's. Layer i sees the inputs that the already pruned layers before it really give, and its target is the
 parent's own residual stream behind layer i, so that what earlier cuts and this layer's attention got wrong is made up for too.
-One layer and the residual streams of the calibration text are in memory at a time, never a second model.
+In memory are one layer's activations and two residual streams of the calibration text, never a second model.
 """
 
 from __future__ import annotations
@@ -108,23 +108,28 @@ def least_squares(
         arguments = [batch_arguments[index] for _, batch_arguments in batches]
         parent = [layer(hidden, **kwargs) for hidden, kwargs in zip(parent, arguments, strict=True)]
         cut_layer(model, spec, index, kept[index])
-        _refit_layer(layer, model.get_submodule(spec.layer(index, spec.mlp_out)), parent, child, arguments, ridge)
-        child = [layer(hidden, **kwargs) for hidden, kwargs in zip(child, arguments, strict=True)]
+        mlp_out = cast(nn.Linear, model.get_submodule(spec.layer(index, spec.mlp_out)))
+        seen = [_before_and_inside(layer, mlp_out, hidden, kwargs) for hidden, kwargs in zip(child, arguments, strict=True)]
+        _refit_projection(mlp_out, parent, seen, ridge)
+        child = [before + mlp_out(activations).view_as(before) for before, activations in seen]
 
 
-def _refit_layer(
-    layer: nn.Module, mlp_out: nn.Module, parent: list[Tensor], child: list[Tensor], arguments: list[dict[str, Any]], ridge: float
-) -> None:
-    weight: Tensor = mlp_out.weight  # type: ignore[assignment]
-    width = weight.shape[1]
-    gram = torch.zeros(width, width, dtype=torch.float64, device=weight.device)
-    cross = torch.zeros(len(weight), width, dtype=torch.float64, device=weight.device)
-    for goal, hidden, kwargs in zip(parent, child, arguments, strict=True):
-        seen: list[Tensor] = []
-        with _output_silenced(mlp_out, seen.append):
-            before = layer(hidden, **kwargs)  # the residual stream, attention included, MLP not
-        activations = seen[0].reshape(-1, width)
-        target = (goal - before).reshape(-1, len(weight))
+def _before_and_inside(layer: nn.Module, mlp_out: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The residual stream in front of the layer's MLP output, attention included, and what ``mlp_out`` would read."""
+    caught: list[Tensor] = []
+    with _output_silenced(mlp_out, caught.append):
+        before = layer(hidden, **arguments)
+    return before, caught[0]
+
+
+def _refit_projection(mlp_out: nn.Linear, parent: list[Tensor], seen: list[tuple[Tensor, Tensor]], ridge: float) -> None:
+    """Fit ``mlp_out`` to what the parent's residual stream holds beyond the child's own, in place."""
+    weight = mlp_out.weight
+    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
+    cross = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
+    for goal, (before, inside) in zip(parent, seen, strict=True):
+        activations = inside.reshape(-1, weight.shape[1])
+        target = (goal - before).reshape(-1, weight.shape[0])
         if mlp_out.bias is not None:
             target = target - mlp_out.bias
         gram += activations.T @ activations

@@ -30,8 +30,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         of_bias = None if bias is None else torch.zeros_like(bias)
-        rows = max(SLICE_ELEMENTS // weight.shape[0], 1)
-        for part, label, out in zip(hidden.split(rows), labels.split(rows), of_hidden.split(rows), strict=True):
+        slices = max(-(-hidden.shape[0] * weight.shape[0] // SLICE_ELEMENTS), 1)  # of equal size, about
+        for part, label, out in zip(*(tensor.tensor_split(slices) for tensor in (hidden, labels, of_hidden)), strict=True):
             logits = log_softmax(linear(part, weight, bias).float(), dim=-1)  # (rows, vocab_size)
             label = label[:, None]
             total -= logits.gather(1, label).sum()
@@ -39,7 +39,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             out.copy_(gradient @ weight)
             if of_bias is not None:
                 of_bias += gradient.sum(0)
-            of_weight += gradient.T @ part
+            _add_product(of_weight, gradient.T, part)
         ctx.save_for_backward(of_hidden, of_weight, of_bias)
         return total
 
@@ -48,6 +48,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         """The stored gradients, times the one factor that comes from above."""
         of_hidden, of_weight, of_bias = ctx.saved_tensors
         return of_hidden.mul_(scale), of_weight.mul_(scale), None if of_bias is None else of_bias.mul_(scale), None
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """``total += left @ right``: in one pass where no autocast asks for a product of another precision than the sum's."""
+    if torch.is_autocast_enabled(total.device.type):
+        total += left @ right
+    else:
+        total.addmm_(left, right)
 
 
 @contextmanager

@@ -190,6 +190,8 @@ def _check(directory: Path, parent: Tokenizer, kept: Sequence[int]) -> None:
     for probe in PROBES:
         ids = child.encode(probe).ids
         if ids != stock(probe)["input_ids"]:
-            raise UserError(f"tokenizer_config.json: tokenizer_class makes AutoTokenizer split {probe!r} otherwise; set TokenizersBackend")
+            raise UserError(
+                f"tokenizer_config.json: tokenizer_class makes AutoTokenizer split {probe!r} otherwise; set TokenizersBackend"
+            )
         if child.decode(ids) != parent.decode(parent.encode(probe).ids):
             raise UserError(f"tokenizer.json: once trimmed, it decodes {probe!r} otherwise; take a model with another tokenizer")
