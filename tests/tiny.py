@@ -13,7 +13,26 @@ from minigpts import checkpoint
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-WORDS = "heart lung liver kidney brain bone skin eye ear nerve vein cell blood muscle joint tooth hair nail".split()
+WORDS = [
+    "heart",
+    "lung",
+    "liver",
+    "kidney",
+    "brain",
+    "bone",
+    "skin",
+    "eye",
+    "ear",
+    "nerve",
+    "vein",
+    "cell",
+    "blood",
+    "muscle",
+    "joint",
+    "tooth",
+    "hair",
+    "nail",
+]
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:

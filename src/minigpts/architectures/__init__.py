@@ -1,0 +1,1 @@
+"""Facts about model families, as data."""
