@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.project import Project
+from tests.e2e.project import OTHER_THRESHOLD, TINY, Project, contents
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,27 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
     resumed = project.dvc("repro")
     project.commit("the run")
     return FirstRun(project, step, (folder / "killed.txt").read_text(), resumed)
+
+
+@dataclass(frozen=True)
+class ThereAndBack:
+    """What an experiment with another threshold printed and left, and then one with the first threshold."""
+
+    there: str
+    there_contents: dict[str, str]
+    back: str
+    back_contents: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def other_threshold(first_run: FirstRun) -> ThereAndBack:
+    """Another threshold's experiment, and the way back."""
+    found = []
+    for threshold in (OTHER_THRESHOLD, TINY["threshold"]):
+        output = first_run.project.dvc("exp", "run", "-S", f"threshold={threshold}")
+        found += [output, contents(first_run.project.folder)]
+    first_run.project.restore()
+    return ThereAndBack(*found)
 
 
 @pytest.fixture

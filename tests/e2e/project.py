@@ -22,7 +22,7 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-DVC_SECONDS = 1800  # before a hanging command is given up
+DVC_SECONDS = 600  # before a hanging command is given up
 
 # What differs from the committed params.yaml: the user's own model and text, and sizes for a model of three little layers.
 TINY = {
@@ -174,12 +174,21 @@ class Project:
     def restore(self) -> None:
         """Back to the last commit and its data, as a user would."""
         self.git("checkout", "--", ".")
+        self.git("clean", "--quiet", "--force", "inputs")
         self.dvc("checkout")
 
     def experiment(self, name: str) -> str:
-        """The commit of a named experiment."""
-        (commit,) = self.git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").split()
-        return commit
+        """The commit of a named experiment; empty while there is none."""
+        return self.git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").strip()
+
+    def run_queue(self, name: str) -> str:
+        """Start the queue, wait for the named experiment, and give what it printed."""
+        self.dvc("queue", "start")
+        deadline = time.monotonic() + DVC_SECONDS
+        while not self.experiment(name):
+            assert time.monotonic() < deadline, self.dvc("queue", "status")
+            time.sleep(0.2)
+        return self.dvc("queue", "logs", name)
 
 
 def ran(output: str) -> list[str]:

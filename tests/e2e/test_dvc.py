@@ -7,12 +7,16 @@ import re
 
 import pytest
 
-from tests.e2e.project import OTHER_THRESHOLD, STAGES, TINY, contents, outs, ran
+from tests.e2e.project import OTHER_THRESHOLD, STAGES, contents, outs, ran
 
 EVALUATIONS = [f"evaluate@{checkpoint}" for checkpoint in STAGES["evaluate"]["matrix"]["checkpoint"]]
 ALL = {*STAGES, *EVALUATIONS} - {"evaluate"}
 BEHIND_THRESHOLD = {"prune_neurons", "prune_embeddings", "finetune", "evaluate@pruned", "evaluate@finetuned", "report"}
 UP_TO_DATE = "Data and pipelines are up to date."
+
+
+def outs_of(project):
+    return outs((project.folder / "dvc.lock").read_text())
 
 
 def test_first_run_makes_everything_and_nothing_that_git_would_pick_up(first_run):
@@ -25,11 +29,8 @@ def test_first_run_makes_everything_and_nothing_that_git_would_pick_up(first_run
     committed = project.git("show", "--name-only", "--format=").split()
     assert committed
     assert all(name == "dvc.lock" or name.startswith("metrics/") for name in committed)
-    assert set(project.git("ls-files", "metrics").split()) == {path for path in outs_of(project) if path.startswith("metrics/")}
-
-
-def outs_of(project):
-    return outs((project.folder / "dvc.lock").read_text())
+    not_cached = {path for path in outs_of(project) if path.startswith("metrics/")} - {"metrics/report.html"}
+    assert set(project.git("ls-files", "metrics").split()) == not_cached
 
 
 def test_killed_finetune_resumed_where_it_was(first_run):
@@ -42,21 +43,35 @@ def test_killed_finetune_resumed_where_it_was(first_run):
     # That it equals an uninterrupted run to the bit is shown below, where all of it runs again.
 
 
-def test_nothing_runs_when_nothing_changed(project):
-    output = project.dvc("repro")
+def test_nothing_runs_when_nothing_changed(first_run):
+    output = first_run.project.dvc("repro")
     assert ran(output) == []
     assert UP_TO_DATE in output
 
 
-def test_threshold_reruns_what_is_behind_it_and_going_back_runs_nothing(project):
-    at_first = contents(project.folder)
-    output = project.dvc("exp", "run", "-S", f"threshold={OTHER_THRESHOLD}")
-    assert sorted(ran(output)) == sorted(BEHIND_THRESHOLD)
-    changed = {name for name, digest in contents(project.folder).items() if digest != at_first[name]}
+def test_threshold_reruns_what_is_behind_it(first_run, other_threshold):
+    assert sorted(ran(other_threshold.there)) == sorted(BEHIND_THRESHOLD)
+    at_first = contents(first_run.project.folder)
+    changed = {name for name, digest in other_threshold.there_contents.items() if digest != at_first.get(name)}
     assert {"data/checkpoints/neurons_pruned/model.safetensors", "metrics/summary.json"} <= changed
     assert not any(name.startswith(("data/checkpoints/base", "data/prepared", "data/profile")) for name in changed)
-    output = project.dvc("exp", "run", "-S", f"threshold={TINY['threshold']}")
-    assert ran(output) == []
+
+
+def test_going_back_to_a_threshold_runs_nothing(first_run, other_threshold):
+    assert ran(other_threshold.back) == []
+    assert other_threshold.back_contents == contents(first_run.project.folder)
+
+
+def test_queue_takes_what_it_can_from_the_cache_and_runs_the_rest_from_the_snapshot(project, other_threshold):
+    """Of the other threshold only the report is new, for the sake of one stage that runs."""
+    at_first = contents(project.folder)
+    project.dvc("exp", "run", "--queue", "--name", "queued", "-S", f"threshold={OTHER_THRESHOLD}", "-S", "report.max_new_tokens=3")
+    output = project.run_queue("queued")
+    assert ran(output) == ["report"]
+    (library,) = re.findall(r"^library: (.*)$", output, re.MULTILINE)
+    assert library.startswith(f"{project.folder}/.dvc/tmp/exps/")
+    summary = json.loads(project.git("show", f"{project.experiment('queued')}:metrics/summary.json"))
+    assert summary["size_reduction"] > json.loads((project.folder / "metrics/summary.json").read_text())["size_reduction"]
     assert contents(project.folder) == at_first
 
 
@@ -71,20 +86,6 @@ def test_temp_runs_the_snapshots_code_and_gives_the_same_bytes(project):
     assert all(path.startswith(f"{project.folder}/.dvc/tmp/exps/") for path in libraries)
     assert outs(project.git("show", f"{project.experiment('again')}:dvc.lock")) == outs_of(project)
     assert contents(project.folder) == at_first  # the workspace is left alone
-
-
-def test_queue_takes_what_it_can_from_the_cache_and_runs_the_rest_from_the_snapshot(project):
-    """Behind the test above, so that only the report of the other threshold is new."""
-    at_first = contents(project.folder)
-    project.dvc("exp", "run", "--queue", "--name", "queued", "-S", f"threshold={OTHER_THRESHOLD}", "-S", "report.max_new_tokens=3")
-    project.dvc("queue", "start")
-    output = project.dvc("queue", "logs", "--follow", "queued")
-    assert ran(output) == ["report"]
-    (library,) = re.findall(r"^library: (.*)$", output, re.MULTILINE)
-    assert library.startswith(f"{project.folder}/.dvc/tmp/exps/")
-    summary = json.loads(project.git("show", f"{project.experiment('queued')}:metrics/summary.json"))
-    assert summary["size_reduction"] > json.loads((project.folder / "metrics/summary.json").read_text())["size_reduction"]
-    assert contents(project.folder) == at_first
 
 
 @pytest.mark.parametrize(
