@@ -15,7 +15,7 @@ from minigpts.vocabulary.counts import count_tokens
 Row = tuple[str, str, str]  # what, measured, goal
 
 
-def rows(directory: Path, text: Path, repeats: int = 7) -> list[Row]:
+def rows(directory: Path, text: Path, repeats: int = 11) -> list[Row]:
     """Best of ``repeats``, alternating: counting from the file on, and ``encode_batch`` on the texts in memory."""
     tokenizer = checkpoint.load_fast_tokenizer(directory)
     texts = artifacts.read_table(text, ["text"])["text"]

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import linear, log_softmax
 from transformers import PreTrainedModel
 
-SLICE_ELEMENTS = 2**23  # logits alive at a time: 32 MiB in fp32; smaller slices make slower matrix products
+SLICE_ELEMENTS = 2**24  # logits alive at a time: 64 MiB in fp32; smaller slices make slower matrix products
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -21,8 +21,12 @@ BATCH_CHARACTERS = 1 << 18  # of text in one batch: long documents make short ba
 
 def tokens_of(tokenizer: Tokenizer) -> list[str | None]:
     """The tokenizer's tokens by id, added tokens included; None where an id has no token."""
-    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    return [tokenizer.id_to_token(token_id) for token_id in range(size)]
+    return [tokenizer.id_to_token(token_id) for token_id in range(num_ids(tokenizer))]
+
+
+def num_ids(tokenizer: Tokenizer) -> int:
+    """One more than the highest id: more than the number of tokens where ids have gaps."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
 def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64]:
@@ -31,7 +35,7 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64
     Documents are encoded whole and without the special tokens a post-processor would put around them, so the counts of
     two halves add up to the counts of the whole.
     """
-    counts = np.zeros(len(tokens_of(tokenizer)), dtype=np.int64)
+    counts = np.zeros(num_ids(tokenizer), dtype=np.int64)
     for batch in _batches(texts):
         # The fast variant leaves out the offsets, which nothing here reads.
         encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)

@@ -59,6 +59,7 @@ def _before_call(path: str, action: Callable[[int], None]) -> None:
 
 def _run(folder: Path, kill_point: str) -> int:
     """Run the stage in a fork, to be killed at the point; gives the signal that ended it, 0 for none."""
+    shutil.rmtree(folder / "out", ignore_errors=True)  # as DVC does before it runs a stage
     process = os.fork()
     if process == 0:
         steps = folder / "steps"
@@ -86,7 +87,6 @@ def main(folder: Path, kill_points: list[str]) -> None:
     results = {}
     for kill_point in kill_points:
         killed = bool(kill_point) and _run(folder, kill_point) == -signal.SIGKILL
-        shutil.rmtree(folder / "out", ignore_errors=True)  # as DVC does before it runs a stage
         assert _run(folder, "") == 0
         results[kill_point] = {
             "outs": _outs(folder / "out"),

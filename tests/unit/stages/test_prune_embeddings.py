@@ -152,7 +152,7 @@ def test_a_parent_that_cannot_be_trimmed_is_refused(tmp_path: Path) -> None:
         run()
     run.edit("generation_config.json", pad_token_id=2)
     definition = json.loads((run.parent / "tokenizer.json").read_text())
-    for changes, message in (({"continuing_subword_prefix": "##"}, "continuing_subword_prefix"), ({"dropout": 0.1}, "dropout")):
+    for changes, message in (({"end_of_word_suffix": "</w>"}, "end_of_word_suffix"), ({"dropout": 0.1}, "dropout")):
         run.edit("tokenizer.json", model={**definition["model"], **changes})
         with pytest.raises(UserError, match=rf"tokenizer\.json: BPE with {message}"):
             run()

@@ -91,7 +91,7 @@ def test_files_are_trimmed_together(tmp_path: Path) -> None:
 
 
 def test_a_choice_that_loses_text_is_noticed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="decodes otherwise"):
+    with pytest.raises(UserError, match="once trimmed, it decodes"):
         trim_files(
             _folder(tmp_path / "checkpoint"), [0, 1, 2, *range(50, 300)]
         )  # ids 3 to 49 are byte symbols, the digits among them
