@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
+from benchmarks.table import Row
 from minigpts import artifacts, checkpoint
 from minigpts.corpus import packing
 from minigpts.params import Runtime
@@ -41,7 +42,7 @@ def rows(
     parent: Path = Path("data/checkpoints/base"),
     child: Path = Path("data/checkpoints/pruned"),
     text: Path = Path("data/prepared/train.parquet"),
-) -> list[tuple[str, str, str]]:
+) -> list[Row]:
     """Measure; gives (what, measured, goal)."""
     texts = artifacts.read_table(text, ["text"])["text"]
     loops = {"parent": _Loop(FusedTrainer, parent, texts), "child": _Loop(FusedTrainer, child, texts)}

@@ -17,10 +17,10 @@ from statistics import median
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.table import Row, print_rows
 from minigpts import checkpoint
 from minigpts.architectures.registry import spec_for
 
-Row = tuple[str, str, str]  # what, measured, goal
 Timed = Callable[[PreTrainedModel], float]  # seconds
 
 
@@ -93,8 +93,7 @@ def main() -> None:
     parser.add_argument("--parent", type=Path, default=Path("data/checkpoints/base"), help="default: %(default)s")
     parser.add_argument("--child", type=Path, default=Path("data/checkpoints/finetuned"), help="default: %(default)s")
     arguments = parser.parse_args()
-    for what, measured, goal in rows(arguments.parent, arguments.child):
-        print(f"| {what} | {measured} | {goal} |")
+    print_rows(rows(arguments.parent, arguments.child))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.table import Row, print_rows
 from minigpts import artifacts, checkpoint
@@ -79,7 +80,7 @@ def exactness(model: Path, pruned: Path, text: Path, out: Path) -> list[Row]:
     subprocess.run([sys.executable, "-c", STOCK, pruned, out / "tokens.npy", out / "logits.npy"], check=True, cwd=out)
     stock = float((shrunk - torch.from_numpy(np.load(out / "logits.npy"))).abs().max())
     return [
-        ("shrunk against masked parent, largest logit difference in fp32, before refit", f"{difference:.1e}", "≤ 1e-4"),
+        ("shrunk against masked parent, largest logit difference in fp32, before refit", f"{difference:.2e}", "≤ 1e-4"),
         ("stock classes in a clean process against our loader, largest logit difference", f"{stock:g}", "0"),
     ]
 
@@ -95,11 +96,15 @@ def rows(model: Path, stats: Path, counts: Path, text: Path, params: Path = Path
             start = time.perf_counter()
             prune(model, stats, counts, text, settings, out)
             middle = time.perf_counter()
-            with checkpoint.saving(out / "copy", checkpoint.load_config(model), checkpoint.read_weights(model), companions=model):
-                pass
+            AutoModelForCausalLM.from_pretrained(model).save_pretrained(out / "copy")
+            AutoTokenizer.from_pretrained(model).save_pretrained(out / "copy")
             ratios.append((middle - start) / (time.perf_counter() - middle))
         ratio = statistics.median(ratios)
-        speed = ("pruning neurons and embeddings, refit off, over loading and saving, time", f"{ratio:.2f} ×", "≤ 2 ×")
+        speed = (
+            "pruning neurons and embeddings, refit off, over loading and saving model and tokenizer with transformers, time",
+            f"{ratio:.2f} ×",
+            "≤ 2 ×",
+        )
         return [speed, *exactness(model, pruned, text, out)]
 
 

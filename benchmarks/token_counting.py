@@ -9,10 +9,9 @@ import argparse
 import time
 from pathlib import Path
 
+from benchmarks.table import Row, print_rows
 from minigpts import artifacts, checkpoint
 from minigpts.vocabulary.counts import count_tokens
-
-Row = tuple[str, str, str]  # what, measured, goal
 
 
 def rows(directory: Path, text: Path, repeats: int = 11) -> list[Row]:
@@ -38,8 +37,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=Path("data/checkpoints/base"), help="checkpoint folder")
     parser.add_argument("--text", type=Path, default=Path("data/prepared/train.parquet"))
     args = parser.parse_args()
-    for what, measured, goal in rows(args.tokenizer, args.text):
-        print(f"| {what} | {measured} | {goal} |")
+    print_rows(rows(args.tokenizer, args.text))
 
 
 if __name__ == "__main__":

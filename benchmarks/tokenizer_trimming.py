@@ -16,11 +16,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from benchmarks.table import Row, print_rows
 from minigpts import artifacts, checkpoint
 from minigpts.vocabulary import keep, trim
 from minigpts.vocabulary.counts import count_tokens
-
-Row = tuple[str, str, str]  # what, measured, goal
 
 # Inclusive ranges of code points: ASCII, controls, Latin, Greek and Cyrillic, Hebrew and Arabic, Devanagari, combining marks,
 # punctuation and spaces, CJK, Hangul, emoji, private use, and every plane (surrogates are no characters).
@@ -126,8 +125,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, default=Path("data/prepared/test.parquet"))
     parser.add_argument("--threshold", type=float, default=0.0)
     args = parser.parse_args()
-    for what, measured, goal in rows(args.tokenizer, args.train, args.test, args.threshold):
-        print(f"| {what} | {measured} | {goal} |")
+    print_rows(rows(args.tokenizer, args.train, args.test, args.threshold))
 
 
 if __name__ == "__main__":
