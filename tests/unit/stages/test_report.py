@@ -32,7 +32,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
 def test_writes_what_dvc_yaml_names_and_nothing_else(finished: tuple[Path, list[str]]) -> None:
     root, _ = finished
     stage = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["report"]
-    declared = {Path(path).name for key in ("outs", "metrics", "plots") for out in stage[key] for path in out}
+    outs = [out for key in ("outs", "metrics", "plots") for out in stage[key]]
+    declared = {Path(path).name for out in outs for path in ([out] if isinstance(out, str) else out)}
     assert set(digests(root)) == declared
     assert not list((root / "metrics").rglob("*.partial"))
 
