@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     where = device(runtime)
     texts = artifacts.read_table(arguments.text, ["text"])["text"]
+    packing.require_positions(checkpoint.load_config(arguments.model), settings.sequence_length, "profile.sequence_length")
     model = checkpoint.load_model(arguments.model, torch.float32).to(where)
     documents = packing.encode_lazily(checkpoint.load_fast_tokenizer(arguments.model), texts)
     tokens = torch.from_numpy(packing.pack(documents, packing.separator_id(model.config), settings.sequence_length))

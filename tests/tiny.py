@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from minigpts import checkpoint
+from minigpts.architectures.registry import spec_for
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -44,41 +45,100 @@ def sentences(count: int, seed: int = 0) -> list[str]:
     ]
 
 
+# One small config of every family, its sizes odd on purpose: nothing may depend on a power of two, and no two sizes are equal
+# that could be mistaken for one another. Windows are shorter than the tests' sequences, softcaps low enough to bend the logits.
+FAMILIES: dict[str, dict[str, object]] = {
+    "llama": {"num_key_value_heads": 2, "head_dim": 10, "tie_word_embeddings": True},
+    "mistral": {"num_key_value_heads": 2, "sliding_window": 12},
+    "qwen2": {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 14},  # not hidden_size / num_attention_heads
+    "gemma2": {
+        "num_key_value_heads": 2,
+        "head_dim": 14,
+        "query_pre_attn_scalar": 10,
+        "sliding_window": 12,  # in layers 0 and 2
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "gemma3_text": {
+        "num_key_value_heads": 2,
+        "head_dim": 14,
+        "query_pre_attn_scalar": 10,
+        "sliding_window": 12,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    },
+    "phi": {"partial_rotary_factor": 0.4},  # of head_dim 10: half of it, as in Phi-1.5, would be odd
+    "phi3": {"num_key_value_heads": 2, "sliding_window": 12},
+    "stablelm": {"num_key_value_heads": 2},
+    "opt": {"word_embed_proj_dim": 40, "dropout": 0.0},
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "gpt_neox": {},
+}
+
+# Rows of the embedding beyond the tokenizer's tokens, as the families pad them.
+PADDING_ROWS = {"phi": 21, "gpt_neox": 5}
+
+# What else a family's checkpoints differ in: (family, changes to the config above).
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    **{family: (family, {}) for family in FAMILIES},
+    "llama untied, biased": ("llama", {"tie_word_embeddings": False, "mlp_bias": True, "attention_bias": True}),
+    "llama of equal heads": ("llama", {"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 8}),
+    "mistral tied, without a window": ("mistral", {"tie_word_embeddings": True, "sliding_window": None}),
+    "qwen2 tied": ("qwen2", {"tie_word_embeddings": True, "use_sliding_window": False}),
+    "qwen3 tied, biased, windowed": (
+        "qwen3",
+        {
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 12,
+            "max_window_layers": 2,
+        },
+    ),
+    "gemma2 untied": ("gemma2", {"tie_word_embeddings": False}),
+    "gemma3_text softcapped": ("gemma3_text", {"final_logit_softcapping": 3.0, "tie_word_embeddings": False}),
+    "phi tied, grouped": ("phi", {"tie_word_embeddings": True, "num_key_value_heads": 2}),
+    "phi3 tied": ("phi3", {"tie_word_embeddings": True, "sliding_window": None}),
+    "stablelm in parallel": (
+        "stablelm",
+        {"use_parallel_residual": True, "use_qkv_bias": True, "qk_layernorm": True, "tie_word_embeddings": True},
+    ),
+    "opt 350m": ("opt", {"word_embed_proj_dim": 24, "do_layer_norm_before": False}),  # norms behind, projections around
+    "opt untied, unbiased": ("opt", {"tie_word_embeddings": False, "enable_bias": False}),
+    "gpt2 untied": ("gpt2", {"tie_word_embeddings": False}),
+    "gpt_neox tied, in sequence": (
+        "gpt_neox",
+        {"tie_word_embeddings": True, "use_parallel_residual": False, "attention_bias": False},
+    ),
+}
+
+
+def config(family: str, vocab_size: int, **changes: object) -> PreTrainedConfig:
+    """Three odd-sized layers of a family of :data:`FAMILIES`, with ``changes``."""
+    values = {
+        "vocab_size": vocab_size,
+        "hidden_size": 40,
+        spec_for(family).width_field: 77,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        **FAMILIES[family],
+        **changes,
+    }
+    return AutoConfig.for_model(family, **values)
+
+
 def llama_config(vocab_size: int, **changes: object) -> PreTrainedConfig:
-    """Two or three odd-sized layers, grouped-query attention, tied embeddings."""
-    values = dict(
-        vocab_size=vocab_size,
-        hidden_size=40,
-        intermediate_size=77,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=10,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    return LlamaConfig(**{**values, **changes})
+    """Grouped-query attention, tied embeddings."""
+    return config("llama", vocab_size, **changes)
 
 
 def opt_config(vocab_size: int, **changes: object) -> PreTrainedConfig:
-    """OPT: one up-projection, ReLU, biases."""
-    values = dict(
-        vocab_size=vocab_size,
-        hidden_size=40,
-        word_embed_proj_dim=40,
-        ffn_dim=77,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-        dropout=0.0,
-    )
-    return OPTConfig(**{**values, **changes})
+    """One up-projection, ReLU, biases."""
+    return config("opt", vocab_size, **changes)
 
 
 def write_tokenizer(directory: Path, vocab_size: int = 480) -> int:
@@ -116,16 +176,15 @@ def write_checkpoint(
     """A whole checkpoint folder with seeded random weights, large enough that every logit depends on every part."""
     scratch = directory.with_name(f"{directory.name}-tokenizer")
     scratch.mkdir(parents=True)
-    vocab_size = write_tokenizer(scratch)
-    config = {"llama": llama_config, "opt": opt_config}[family](**{"vocab_size": vocab_size, **changes})
-    config.architectures = [{"llama": "LlamaForCausalLM", "opt": "OPTForCausalLM"}[family]]
-    config.dtype = dtype
+    vocab_size = write_tokenizer(scratch) + PADDING_ROWS.get(family, 0)
+    settings = config(family, **{"vocab_size": vocab_size, **changes})
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    settings.architectures, settings.dtype = [type(model).__name__], dtype
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0.0 if parameter.dim() > 1 else 0.5, 0.15)
     (scratch / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}))
-    with checkpoint.saving(directory, config, checkpoint.weights_of(model, dtype), companions=scratch):
+    with checkpoint.saving(directory, settings, checkpoint.weights_of(model, dtype).items(), companions=scratch):
         pass
     return directory

@@ -1,4 +1,6 @@
-"""Llama and what is built like it: SmolLM2, Sheared-LLaMA, TinyLlama."""
+"""Llama and what is built like it: SmolLM2, Sheared-LLaMA, TinyLlama; Mistral differs in its window alone."""
+
+from dataclasses import replace
 
 from minigpts.architectures.spec import ArchitectureSpec
 
@@ -10,7 +12,8 @@ LLAMA = ArchitectureSpec(
     lm_head="lm_head",
     mlp_in=("mlp.gate_proj", "mlp.up_proj"),
     mlp_out="mlp.down_proj",
+    attention_in=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     attention_out="self_attn.o_proj",
-    width_field="intermediate_size",
     mlp_bias_field="mlp_bias",
 )
+MISTRAL = replace(LLAMA, model_type="mistral", mlp_bias_field=None)

@@ -1,15 +1,20 @@
-"""What the project needs to know of a model family, as data: module names and the config fields that hold widths."""
+"""What the project needs to know of a model family, as data: module names, how units lie in the weights, config fields."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
 class ArchitectureSpec:
     """Names in one family of decoder-only models, as stock transformers spells them.
 
-    Module paths below a layer are relative to it. Weights of linear layers are (out_features, in_features).
+    Module paths below a layer are relative to it. A fact that can be read off a checkpoint (sizes, biases, tied weights) is
+    no part of a spec.
     """
 
     model_type: str  # config.json's `model_type`
@@ -17,13 +22,30 @@ class ArchitectureSpec:
     layers: str  # the ModuleList of decoder layers
     embedding: str  # the token embedding; weight (vocab_size, hidden_size)
     lm_head: str  # the output projection; weight (vocab_size, hidden_size), tied to the embedding or not
-    mlp_in: tuple[str, ...]  # linear layers whose *rows* are the MLP neurons: gate and up, or fc1 alone
-    mlp_out: str  # the linear layer whose *columns* are the MLP neurons; its input is the activation that is profiled
+    mlp_in: tuple[str, ...]  # linear layers whose *outputs* are the MLP neurons: gate and up, a fused pair, or one alone
+    mlp_out: str  # the linear layer whose *inputs* are the MLP neurons: the activation that is profiled
     attention_out: str  # the linear layer that reads the concatenated heads
-    width_field: str  # config field of the MLP width
+    # Linear layers that make queries, keys and values: three, or one whose outputs are [query | key | value]. Empty where the
+    # stock class derives head_dim from hidden_size, so that no head can go.
+    attention_in: tuple[str, ...] = ()
+    mlp_in_blocks: int = 1  # 2: one fused layer, whose outputs are [gate | up]
+    transposed: bool = False  # linear layers are Conv1D: weights are (in_features, out_features), not (out, in)
+    width_field: str = "intermediate_size"  # config field of the MLP width
     mlp_bias_field: str | None = None  # config switch that gives every MLP projection a bias, where the family has one
-    num_heads_field: str = "num_attention_heads"  # config field of the number of query heads
+    logit_softcap_field: str | None = None  # config field of c in logits ← c·tanh(logits / c), where the family caps them
+    layer_lists: tuple[str, ...] = ()  # config fields that hold a list with one entry a layer
+    head_switches: tuple[str, ...] = ()  # config switches under which the class derives head_dim from hidden_size after all
+    depth_switches: tuple[str, ...] = ()  # config switches under which what a layer computes depends on its number
 
     def layer(self, index: int, module: str) -> str:
         """Full path of a module of one layer: ``layer(3, "mlp.down_proj")`` is ``model.layers.3.mlp.down_proj``."""
         return f"{self.layers}.{index}.{module}"
+
+    def logit_softcap(self, config: PreTrainedConfig) -> float | None:
+        """The c of a config whose logits are capped; None where they are not."""
+        return None if self.logit_softcap_field is None else getattr(config, self.logit_softcap_field)
+
+    @property
+    def input_axis(self) -> int:
+        """The axis of a linear layer's weight that its input features lie along; the other is the output's."""
+        return 0 if self.transposed else 1

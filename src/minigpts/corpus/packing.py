@@ -57,6 +57,13 @@ def pack(documents: Iterable[np.ndarray], separator: int, sequence_length: int, 
     return np.concatenate(pieces)[: rows * sequence_length].reshape(rows, sequence_length)
 
 
+def require_positions(config: PreTrainedConfig, sequence_length: int, name: str) -> None:
+    """Raise a UserError, naming the parameter, when sequences are longer than what the model was made for."""
+    limit = config.max_position_embeddings
+    if sequence_length > limit:
+        raise UserError(f"params.yaml: {name} must be at most {limit}, the model's max_position_embeddings, got {sequence_length}")
+
+
 def separator_id(config: PreTrainedConfig) -> int:
     """The token that stands between packed documents and before a scored one: end of text, else beginning of text.
 

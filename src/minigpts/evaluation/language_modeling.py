@@ -118,8 +118,13 @@ def log_likelihoods(model: PreTrainedModel, hidden: torch.Tensor, targets: torch
 
     The softmax is taken in fp32, and of the logits (tokens, vocab_size) only a chunk of rows exists at a time.
     """
-    lm_head = model.get_submodule(spec_for(model.config.model_type).lm_head)
+    spec = spec_for(model.config.model_type)
+    lm_head, cap = model.get_submodule(spec.lm_head), spec.logit_softcap(model.config)
     rows = max(MAX_LOGITS // model.config.vocab_size, 1)
-    pairs = zip(hidden.split(rows), targets.to(hidden.device).split(rows), strict=True)
-    losses = [torch.nn.functional.cross_entropy(lm_head(states).float(), ids, reduction="none") for states, ids in pairs]
+    losses = []
+    for states, ids in zip(hidden.split(rows), targets.to(hidden.device).split(rows), strict=True):
+        logits = lm_head(states).float()
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        losses.append(torch.nn.functional.cross_entropy(logits, ids, reduction="none"))
     return -torch.cat(losses).double().cpu().numpy()

@@ -124,12 +124,10 @@ def _score_trees(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndar
     for row, tree in enumerate(trees):
         size = len(tree.tokens)
         inputs[row, :size], positions[row, :size], visible[row, 0, :size, :size] = tree.tokens, tree.positions, tree.visible
-    # Additive, since every attention implementation takes it so; finite, since padding attends to nothing at all.
-    mask = torch.where(torch.from_numpy(visible), 0.0, torch.finfo(model.dtype).min).to(model.device, model.dtype)
     hidden = model.get_submodule(spec_for(model.config.model_type).decoder)(
         input_ids=torch.from_numpy(inputs).to(model.device),
         position_ids=torch.from_numpy(positions).to(model.device),
-        attention_mask=mask,
+        attention_mask=_attention_mask(model, visible, positions),
         use_cache=False,
     ).last_hidden_state.flatten(0, 1)  # (questions × nodes, hidden_size)
     used = np.concatenate([row * width + nodes for row, tree in enumerate(trees) for nodes in tree.predicting])
@@ -137,3 +135,24 @@ def _score_trees(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndar
     values = log_likelihoods(model, hidden[torch.from_numpy(used).to(hidden.device)], torch.from_numpy(targets))
     pieces = iter(np.split(values, np.cumsum([len(ids) for tree in trees for ids in tree.targets])[:-1]))
     return [np.array([next(pieces).sum() for _ in tree.targets]) for tree in trees]
+
+
+def _attention_mask(model: PreTrainedModel, visible: np.ndarray, positions: np.ndarray) -> torch.Tensor | dict[str, torch.Tensor]:
+    """What every layer, or every type of layer, adds to its attention scores, so that each node attends to what it may.
+
+    ``visible`` is (questions, 1, from, to), ``positions`` (questions, nodes). transformers takes a mask of four axes as it
+    is, without its sliding window, so the window is cut here: a token sees itself and the ``sliding_window`` − 1 before it.
+    """
+
+    def additive(seen: np.ndarray) -> torch.Tensor:
+        # Every attention implementation takes it so; and finite, since padding attends to nothing at all.
+        return torch.where(torch.from_numpy(seen), 0.0, torch.finfo(model.dtype).min).to(model.device, model.dtype)
+
+    window = getattr(model.config, "sliding_window", None)
+    distances = positions[:, None, :, None] - positions[:, None, None, :]
+    full = additive(visible)
+    windowed = full if window is None else additive(visible & (distances < window))
+    # A decoder with layers of several types takes a mask for each.
+    if "layer_types" in spec_for(model.config.model_type).layer_lists:
+        return {"full_attention": full, "sliding_attention": windowed}
+    return windowed

@@ -1,4 +1,4 @@
-"""Sufficient statistics of MLP neurons, attention heads and, where asked, every linear layer, gathered by forward hooks.
+"""Sufficient statistics of MLP neurons, attention heads, whole layers and, where asked, every linear layer, by forward hooks.
 
 Sums are stored, not scores (design habit 4), so that a new criterion needs no new pass. Names in :meth:`Recorder.statistics`:
 
@@ -6,6 +6,8 @@ Sums are stored, not scores (design habit 4), so that a new criterion needs no n
 * ``layers.{i}.mlp.abs_sum``, ``.sum``, ``.square_sum``, ``.abs_max``: Σ|a|, Σa, Σa², max|a| of the activation a that the
   MLP's output projection reads, float64 (intermediate_size,);
 * ``layers.{i}.heads.square_sum``: Σ‖o‖² of each head's output, float64 (num_attention_heads,);
+* ``layers.{i}.block.cosine_sum``: Σ cos(hidden state into the layer, hidden state out of it) over the tokens, float64 scalar;
+  1 − cosine_sum / count is the layer's block influence (ShortGPT, arXiv 2403.03853);
 * ``linear.{module}.input_abs_sum``, ``.output_abs_sum``, ``.output_minus_bias_abs_sum``: Σ|x|, Σ|y|, Σ|y − b| of a linear
   layer, float64, for the paper's linear rule.
 
@@ -16,10 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers.pytorch_utils import Conv1D
 
 from minigpts.architectures.spec import ArchitectureSpec
 
@@ -57,6 +61,15 @@ class NeuronSums:
         return {**sums, "abs_max": self.accumulators[3].amax(0).double()}
 
 
+def cosine_sum(entering: Tensor, leaving: Tensor) -> Tensor:
+    """Σ cos(x, y) over the tokens of two hidden states, (..., hidden_size) each; float64 scalar."""
+    entering, leaving = entering.float(), leaving.float()
+    norms = torch.linalg.vector_norm(entering, dim=-1) * torch.linalg.vector_norm(leaving, dim=-1)
+    # vecdot is a third of the time that einsum or cosine_similarity take.
+    cosines = torch.linalg.vecdot(entering, leaving) / norms.clamp_min(torch.finfo(torch.float32).tiny)
+    return cosines.sum(dtype=torch.float64)
+
+
 class Recorder:
     """Watches a model's forward passes through hooks; see :func:`recording`."""
 
@@ -65,19 +78,21 @@ class Recorder:
         self.count = 0
         self.neurons: dict[int, NeuronSums] = {}
         self.heads: dict[int, Tensor] = {}  # Σo² per channel of the heads' output, float32 (BLOCK_ROWS, num_heads · head_dim)
+        self.cosine_sums: dict[int, Tensor] = {}
         self.linears: dict[str, dict[str, Tensor]] = {}
-        self.num_heads = getattr(model.config, spec.num_heads_field)  # type: ignore[arg-type]
+        self.num_heads: int = model.config.num_attention_heads  # type: ignore[union-attr, assignment]
         self.handles = []
-        layers = model.get_submodule(spec.layers)
-        for index in range(len(layers)):  # type: ignore[arg-type]
+        layers = cast(nn.ModuleList, model.get_submodule(spec.layers))
+        for index, layer in enumerate(layers):
             self.neurons[index] = NeuronSums()
             mlp_out = model.get_submodule(spec.layer(index, spec.mlp_out))
             attention_out = model.get_submodule(spec.layer(index, spec.attention_out))
             self.handles.append(mlp_out.register_forward_pre_hook(self._neuron_hook(index)))
             self.handles.append(attention_out.register_forward_pre_hook(self._head_hook(index)))
+            self.handles.append(layer.register_forward_hook(self._block_hook(index), with_kwargs=True))
         if all_linear:
             for name, module in layers.named_modules(prefix=spec.layers):
-                if isinstance(module, nn.Linear):
+                if isinstance(module, nn.Linear | Conv1D):
                     self.handles.append(module.register_forward_hook(self._linear_hook(name)))
 
     def _neuron_hook(self, index: int):  # type: ignore[no-untyped-def]
@@ -98,8 +113,16 @@ class Recorder:
 
         return hook
 
+    def _block_hook(self, index: int):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any], output: Tensor | tuple[Tensor, ...]) -> None:
+            entering = inputs[0] if inputs else named["hidden_states"]
+            leaving = output if isinstance(output, Tensor) else output[0]
+            self.cosine_sums[index] = self.cosine_sums.get(index, 0) + cosine_sum(entering, leaving)
+
+        return hook
+
     def _linear_hook(self, name: str):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(module: nn.Linear | Conv1D, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             unbiased = output if module.bias is None else output - module.bias
             seen = {"input_abs_sum": inputs[0], "output_abs_sum": output, "output_minus_bias_abs_sum": unbiased}
             sums = self.linears.setdefault(name, {})
@@ -116,6 +139,7 @@ class Recorder:
             found |= {f"layers.{index}.mlp.{key}": value for key, value in neuron.statistics().items()}
             squares = self.heads[index].sum(0, dtype=torch.float64)  # (num_heads · head_dim,)
             found[f"layers.{index}.heads.square_sum"] = squares.view(self.num_heads, -1).sum(1)
+            found[f"layers.{index}.block.cosine_sum"] = self.cosine_sums[index]
         for name, sums in self.linears.items():
             found |= {f"linear.{name}.{key}": value for key, value in sums.items()}
         return {name: tensor.cpu() for name, tensor in found.items()}

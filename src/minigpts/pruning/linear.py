@@ -8,7 +8,7 @@ neuron, is removed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from minigpts.architectures.spec import ArchitectureSpec
 
 @dataclass(frozen=True)
 class LinearMarks:
-    """What the rule marks in one linear layer; True goes."""
+    """What the rule marks in one linear layer, whichever way its weight lies; True goes."""
 
     rows: Tensor  # (out_features,) by the unbiased output
     biases: Tensor  # (out_features,) by the biased output too
@@ -40,32 +40,37 @@ def marks(statistics: Mapping[str, Tensor], threshold: float) -> dict[str, Linea
     return found
 
 
-def removable_neurons(
-    marked: Mapping[str, LinearMarks], weights: Mapping[str, Tensor], spec: ArchitectureSpec, layer: int
-) -> Tensor:
-    """MLP neurons that the marks silence altogether. bool (intermediate_size,)
+def of_layer(marked: Mapping[str, LinearMarks], spec: ArchitectureSpec, index: int) -> dict[str, LinearMarks]:
+    """The marks of one decoder layer, by module names relative to it."""
+    prefix = f"{spec.layers}.{index}."
+    return {name.removeprefix(prefix): mark for name, mark in marked.items() if name.startswith(prefix)}
+
+
+def removable_neurons(marked: Mapping[str, LinearMarks], names: Container[str], spec: ArchitectureSpec, index: int) -> Tensor:
+    """MLP neurons of layer ``index`` that the marks silence altogether; ``names`` are the model's tensors. bool (I,)
 
     A neuron is silent when the layer that reads it loses its column, or when a layer that makes it loses the row and has
     no bias left there: SiLU, GELU and ReLU are 0 at 0, and a gate of 0 silences its product.
     """
-    silent = marked[spec.layer(layer, spec.mlp_out)].columns
+    silent = marked[spec.layer(index, spec.mlp_out)].columns
     for module in spec.mlp_in:
-        name = spec.layer(layer, module)
-        silent = silent | (marked[name].biases if f"{name}.bias" in weights else marked[name].rows)
+        name = spec.layer(index, module)
+        rows = marked[name].biases if f"{name}.bias" in names else marked[name].rows
+        silent = silent | rows.view(spec.mlp_in_blocks, -1).any(0)
     return silent
 
 
-def zeroed(weights: Mapping[str, Tensor], marked: Mapping[str, LinearMarks]) -> dict[str, Tensor]:
-    """A copy of ``weights`` with zeros wherever the rule marks a row, a column or a bias."""
-    result = dict(weights)
+def zeroed(tensors: Mapping[str, Tensor], marked: Mapping[str, LinearMarks], spec: ArchitectureSpec) -> dict[str, Tensor]:
+    """A copy of ``tensors`` with zeros wherever the rule marks a row, a column or a bias."""
+    result = dict(tensors)
     for name, mark in marked.items():
         gone = mark.rows[:, None] | mark.columns[None, :]  # (out_features, in_features)
-        result[f"{name}.weight"] = result[f"{name}.weight"].masked_fill(gone, 0)
+        result[f"{name}.weight"] = result[f"{name}.weight"].masked_fill(gone.T if spec.transposed else gone, 0)
         if f"{name}.bias" in result:
             result[f"{name}.bias"] = result[f"{name}.bias"].masked_fill(mark.biases, 0)
     return result
 
 
-def num_nonzero(weights: Mapping[str, Tensor]) -> int:
+def num_nonzero(tensors: Mapping[str, Tensor]) -> int:
     """Parameters that are not exactly zero."""
-    return sum(int(torch.count_nonzero(tensor)) for tensor in weights.values())
+    return sum(int(torch.count_nonzero(tensor)) for tensor in tensors.values())

@@ -114,8 +114,10 @@ def token_frequencies(counts: np.ndarray, embedding_threshold: float) -> Picture
 
 
 def layer_widths(widths: Sequence[int], parent_widths: Sequence[int]) -> Picture:
-    """MLP neurons of each layer before and after."""
+    """MLP neurons of each layer before and after; 0 after for a layer that is gone."""
     kept = sum(widths) / sum(parent_widths)
+    staying = [width for width in widths if width]
+    child = _span(staying) if len(staying) == len(widths) else f"{_span(staying)} in the {len(staying)} that stay"
 
     def draw(axes: Axes, theme: Theme) -> None:
         layers = np.arange(len(widths))
@@ -130,7 +132,7 @@ def layer_widths(widths: Sequence[int], parent_widths: Sequence[int]) -> Picture
         "layer_widths",
         "How wide each layer is",
         f"Each layer's MLP neurons before and after the cut: {sum(widths):,} of {sum(parent_widths):,} stay ({kept:.1%}).",
-        f"Bars for {len(widths)} layers. The parent has {_span(parent_widths)} MLP neurons a layer, the child {_span(widths)}.",
+        f"Bars for {len(widths)} layers. The parent has {_span(parent_widths)} MLP neurons a layer, the child {child}.",
         draw,
     )
 

@@ -102,6 +102,11 @@ def _facts(run: Run) -> list[str]:
     if "num_neurons" in cut and "num_removed_neurons" in cut:
         share = cut["num_removed_neurons"] / cut["num_neurons"]
         facts.append(f"{cut['num_removed_neurons']:,} of {cut['num_neurons']:,} MLP neurons were cut ({share:.1%}).")
+    if cut.get("num_removed_layers"):
+        facts.append(f"Whole layers cut, their neurons among these: {cut['num_removed_layers']:,}.")
+    if cut.get("num_removed_key_value_heads"):
+        heads = cut["num_removed_key_value_heads"]
+        facts.append(f"Each layer that stayed lost {heads:,} of its key/value heads, with the query heads that read them.")
     if cut.get("num_zeroed_parameters"):
         facts.append(f"{cut['num_zeroed_parameters']:,} parameters that can't be removed were set to zero.")
     if "vocab_size_before" in words and "vocab_size_after" in words:

@@ -21,7 +21,7 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["llama", "opt"])
+@pytest.fixture(scope="module", params=["llama", "opt", "gemma2"])  # gemma2: windows of 12 tokens in some layers, capped logits
 def parts(request, tmp_path_factory):
     directory = tiny.write_checkpoint(tmp_path_factory.mktemp("model") / "base", request.param)
     return checkpoint.load_model(directory, torch.float32), checkpoint.load_fast_tokenizer(directory)

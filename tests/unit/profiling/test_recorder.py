@@ -85,6 +85,27 @@ def test_linear_sums_tell_the_bias_apart(tmp_path, tokens):
     assert len({key.rpartition(".")[0] for key in found if key.startswith("linear.")}) == len(linears)
 
 
+def test_block_influence_is_what_each_layer_turns_the_hidden_state_by(model, tokens):
+    spec = spec_for(model.config.model_type)
+    found = profile(model, spec, tokens, 3)
+    with torch.inference_mode():
+        states = model(tokens, output_hidden_states=True).hidden_states  # the last one is behind the final norm
+    for index in range(2):
+        cosines = torch.nn.functional.cosine_similarity(states[index].double(), states[index + 1].double(), dim=-1)
+        torch.testing.assert_close(found[f"layers.{index}.block.cosine_sum"], cosines.sum(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_that_does_nothing_has_cosine_one(model, tokens):
+    spec = spec_for(model.config.model_type)
+    with torch.no_grad():
+        for name in (spec.attention_out, spec.mlp_out):
+            for parameter in model.get_submodule(spec.layer(1, name)).parameters():
+                parameter.zero_()
+    found = profile(model, spec, tokens, 3)
+    torch.testing.assert_close(found["layers.1.block.cosine_sum"], torch.tensor(float(tokens.numel()), dtype=torch.float64))
+    assert found["layers.0.block.cosine_sum"] < 0.999 * tokens.numel()
+
+
 def test_recording_changes_nothing_and_leaves_nothing_behind(model, tokens):
     with torch.inference_mode():
         before = model(tokens).logits

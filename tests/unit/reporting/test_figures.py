@@ -64,6 +64,8 @@ def test_captions_count_right() -> None:
     tokens = figures.token_frequencies(np.array([90, 0, 9, 1]), 0.01)
     assert "4 tokens 1 (25.0%) never occur" in tokens.caption
     assert "2 tokens are above the cut, 1 occur but are at or below it, 1 never occur" in tokens.alt
+    assert "The parent has 77 MLP neurons a layer, the child 40 to 48." in figures.layer_widths([48, 40], [77, 77]).alt
+    assert "the child 40 to 48 in the 2 that stay." in figures.layer_widths([48, 0, 40], [77, 77, 77]).alt
     assert "88 of 154 stay (57.1%)" in figures.layer_widths([48, 40], [77, 77]).caption
     assert (
         "70% of what was saved came from the MLP"

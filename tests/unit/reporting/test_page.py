@@ -87,6 +87,15 @@ def test_a_fallen_accuracy_is_said_at_the_top() -> None:
     assert "Worse: Accuracy fell by 5.0 points (50.0% → 45.0%), more than one standard error (2.0)." in " ".join(text.split())
 
 
+def test_heads_and_layers_are_named_where_they_went() -> None:
+    cut = metrics()["prune_neurons"] | {"num_removed_layers": 2, "num_removed_key_value_heads": 1}
+    text, without = (Document(page.render(run(**changes))).text for changes in ({"prune_neurons": cut}, {}))
+    assert "Whole layers cut, their neurons among these: 2." in text
+    assert "lost 1 of its key/value heads" in text
+    assert "layers cut" not in without
+    assert "key/value" not in without
+
+
 def test_what_was_not_measured_is_shown_as_such() -> None:
     def without(values: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if "acc" not in key}

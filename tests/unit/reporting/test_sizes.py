@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from minigpts import checkpoint
+from minigpts.architectures.registry import spec_for
 from minigpts.errors import UserError
 from minigpts.reporting.sizes import PARTS, bytes_by_part
 from tests import tiny
@@ -28,12 +29,25 @@ def test_an_untied_head_counts_with_the_embeddings(tmp_path: Path) -> None:
     assert untied == {**tied, "embeddings": 2 * tied["embeddings"]}
 
 
-@pytest.mark.parametrize("family", ["llama", "opt"])
-def test_parts_add_up_to_the_weights(tmp_path: Path, family: str) -> None:
-    directory = tiny.write_checkpoint(tmp_path / "model", family)
+@pytest.mark.parametrize("variant", tiny.VARIANTS)
+def test_every_family_is_booked_as_its_modules_say(tmp_path: Path, variant: str) -> None:
+    family, changes = tiny.VARIANTS[variant]
+    directory = tiny.write_checkpoint(tmp_path / "model", family, **changes)
+    model, spec = checkpoint.load_model(directory, torch.float32), spec_for(family)
+    layers = model.get_submodule(spec.layers)
+
+    def num_parameters(*names: str) -> int:
+        return sum(p.numel() for layer in layers for name in names for p in layer.get_submodule(name).parameters())
+
+    ends = {id(p): p.numel() for name in (spec.embedding, spec.lm_head) for p in model.get_submodule(name).parameters()}
+    expected = {
+        "embeddings": sum(ends.values()),  # a tied matrix once
+        "attention": num_parameters(spec.attention_out.partition(".")[0]),
+        "MLP": num_parameters(*spec.mlp_in, spec.mlp_out),
+    }
     sizes = bytes_by_part(directory)
+    assert {part: sizes[part] // 4 for part in expected} == expected
     assert sum(sizes.values()) == 4 * checkpoint.sizes(directory)["num_parameters"]
-    assert all(sizes.values())
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 40])
