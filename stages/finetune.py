@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from minigpts.training import data, trainer
 
     device(runtime)
-    config, dtype = checkpoint.load_config(args.model), checkpoint.stored_dtype(args.model)
+    config, dtype = checkpoint.load_config(args.model), checkpoint.StoredWeights(args.model).dtype
+    packing.require_positions(config, settings.sequence_length, "finetune.sequence_length")
     tokenizer = checkpoint.load_fast_tokenizer(args.model)
     sequences, share = data.draw_sequences(tokenizer, train, packing.separator_id(config), settings)
     identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation)}
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if not result.is_main_process:
         return
-    with checkpoint.saving(args.out, config, artifacts.read_tensors(result.weights), companions=args.model) as folder:
+    weights = artifacts.read_tensors(result.weights)
+    with checkpoint.saving(args.out, config, weights.items(), companions=args.model) as folder:
         for index_map in sorted(args.model.glob("*.parquet")):
             shutil.copyfile(index_map, folder / index_map.name)
     artifacts.write_csv(args.curve, recipe.curve_rows(result.curve, parent))

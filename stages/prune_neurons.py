@@ -1,4 +1,4 @@
-"""Cuts the quiet MLP neurons out of the model and refits what reads the rest."""
+"""Cuts the quiet MLP neurons, and where asked heads and layers, out of the model and refits what reads the rest."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class Params:
     multiple_of: int  # widths kept are multiples of this
     refit: Literal["none", "bias", "least_squares"]  # how the output projections make up for the cut
     linear_threshold: float | None  # the paper's rule on every linear layer
+    heads: int  # key/value groups, with their query heads, that go from every layer
+    layers: int  # whole layers that go
     sequence_length: int  # tokens in one packed sequence of the refit
     seed: int  # of criterion random
 
@@ -31,6 +33,8 @@ class Params:
         target = self.target_size_reduction
         params.require(target is None or 0 <= target < 1, "prune_neurons.target_size_reduction must be in [0, 1)", target)
         params.require(self.multiple_of >= 1, "prune_neurons.multiple_of must be ≥ 1", self.multiple_of)
+        params.require(self.heads >= 0, "prune_neurons.heads must be ≥ 0", self.heads)
+        params.require(self.layers >= 0, "prune_neurons.layers must be ≥ 0", self.layers)
         params.require(self.sequence_length >= 2, "prune_neurons.sequence_length must be ≥ 2", self.sequence_length)
         if self.linear_threshold is not None:
             params.require(self.linear_threshold >= 0, "prune_neurons.linear_threshold must be ≥ 0", self.linear_threshold)
@@ -55,32 +59,41 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from minigpts import checkpoint
     from minigpts.architectures.registry import spec_for
-    from minigpts.pruning import neurons, shrink
+    from minigpts.pruning import shrink
 
     config = checkpoint.load_config(arguments.model)
     spec = spec_for(config.model_type)
-    weights = checkpoint.read_weights(arguments.model)
+    stored = checkpoint.StoredWeights(arguments.model)
     statistics = artifacts.read_tensors(arguments.stats)
-    layers = neurons.evidence(weights, spec, statistics, config.num_hidden_layers, settings.seed)
-    target = settings.target_size_reduction
     marked = shrink.linear_marks(statistics, settings.linear_threshold)
-    cut = neurons.plan_cut(
-        layers,
+    cut = shrink.plan_cut(
+        stored,
+        config,
+        spec,
+        statistics,
         criterion=settings.criterion,
+        seed=settings.seed,
         threshold=settings.threshold,
+        target_size_reduction=settings.target_size_reduction,
         allocation=settings.allocation,
         multiple_of=settings.multiple_of,
-        budget=None if target is None else neurons.budget_for(target, weights, spec, config.num_hidden_layers),
-        silenced=shrink.silenced(marked, weights, spec, config.num_hidden_layers),
+        num_removed_groups=settings.heads,
+        num_removed_layers=settings.layers,
+        marked=marked,
     )
+    child = shrink.shrunk_config(config, spec, cut, with_biases=settings.refit == "bias")
+    refitted = None
     if settings.refit == "least_squares":
-        pruned = shrink.with_least_squares(arguments.model, spec, cut, arguments.text, settings.sequence_length, runtime)
-    else:
-        pruned = shrink.sliced(weights, config, spec, cut, statistics if settings.refit == "bias" else None, marked)
-    neurons.set_widths(config, spec, [len(keep) for keep in cut.kept])
-    with checkpoint.saving(arguments.out, config, pruned, companions=arguments.model) as folder:
-        artifacts.write_table(folder / "pruned_neurons.parquet", shrink.index_map(cut))
-    artifacts.write_json(arguments.metrics, shrink.metrics(cut, weights, pruned, spec, marked))
+        refitted = shrink.refitted_weights(
+            stored, arguments.model, child, spec, cut, arguments.text, settings.sequence_length, runtime
+        )
+    means_from = statistics if settings.refit == "bias" else None
+    tensors = shrink.sliced(stored, spec, cut, marked=marked, means_from=means_from, refitted=refitted)
+    with checkpoint.saving(arguments.out, child, tensors, companions=arguments.model) as folder:
+        for name, columns in shrink.index_maps(cut).items():
+            artifacts.write_table(folder / f"{name}.parquet", columns)
+    pruned = checkpoint.StoredWeights(arguments.out)
+    artifacts.write_json(arguments.metrics, shrink.metrics(cut, stored, pruned, spec, marked))
     artifacts.write_csv(arguments.widths, shrink.layer_widths(cut))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,21 +14,23 @@ from minigpts.vocabulary.trim import rename_settings
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from minigpts.checkpoint import NamedTensors, StoredWeights
 
-def slice_vocabulary(weights: Mapping[str, torch.Tensor], spec: ArchitectureSpec, kept: Sequence[int]) -> dict[str, torch.Tensor]:
-    """The weights with the rows ``kept`` of the embedding, and of the lm_head and its bias where they are stored.
+
+def slice_vocabulary(stored: StoredWeights, spec: ArchitectureSpec, kept: Sequence[int]) -> NamedTensors:
+    """The tensors by name, with the rows ``kept`` of the embedding, and of the lm_head and its bias where they are stored.
 
     A tied lm_head has no tensor of its own and stays tied. Embeddings often have more rows than the tokenizer has tokens;
     those rows are no token's and go too. Raises UserError when a token has no row.
     """
-    rows = torch.tensor(kept)
-    num_rows = weights[f"{spec.embedding}.weight"].shape[0]
+    num_rows = stored.shapes[f"{spec.embedding}.weight"][0]
     if kept[-1] >= num_rows:
         raise UserError(
             f"tokenizer.json: token id {kept[-1]} has no row in {spec.embedding} ({num_rows} rows); add the rows or drop the token"
         )
+    rows = torch.tensor(kept)
     names = {f"{spec.embedding}.weight", f"{spec.lm_head}.weight", f"{spec.lm_head}.bias"}
-    return {name: tensor.index_select(0, rows) if name in names else tensor for name, tensor in weights.items()}
+    return ((name, stored[name].index_select(0, rows) if name in names else entry) for name, entry in stored.entries.items())
 
 
 def shrink_config(config: PreTrainedConfig, kept: Sequence[int]) -> None:

@@ -50,14 +50,16 @@ def removals(
     return torch.bincount(owner[order], minlength=len(scores)).double().tolist()
 
 
-def widths(sizes: Sequence[int], removed: Sequence[float], multiple_of: int, at_least: bool) -> list[int]:
-    """Kept widths, rounded to ``multiple_of``.
+def widths(
+    sizes: Sequence[int], removed: Sequence[float], multiple_of: int, at_least: bool, layers: Sequence[int] | None = None
+) -> list[int]:
+    """Kept widths, rounded to ``multiple_of``. ``layers`` are the layers' numbers, for messages, where they aren't 0, 1, 2, …
 
     A target is a promise of what goes at least, so widths are rounded down (``at_least``); a threshold is a limit on what
     may go, so they are rounded up. A layer that loses nothing keeps its width. Raises UserError when a layer would be empty.
     """
     kept = []
-    for index, (size, gone) in enumerate(zip(sizes, removed, strict=True)):
+    for index, size, gone in zip(layers or range(len(sizes)), sizes, removed, strict=True):
         exact = size - gone
         # Shares such as 0.1 are not exact in binary; without the slack 8.999999 would round to 8.
         rounded = math.floor(exact / multiple_of + 1e-9) if at_least else math.ceil(exact / multiple_of - 1e-9)

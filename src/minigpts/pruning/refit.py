@@ -2,147 +2,242 @@
 
 ``bias``: what the dropped neurons wrote on average is folded into the output projection's bias (FLAP, arXiv 2312.11983).
 
-``least_squares``: the output projection of each layer is refitted, first layer to last, so that the pruned model's residual
-stream meets the parent's. Layer i sees the inputs that the already pruned layers before it really give, and its target is the
-parent's own residual stream behind layer i, so that what earlier cuts and this layer's attention got wrong is made up for too.
-In memory are one layer's activations and two residual streams of the calibration text, never a second model.
+``least_squares``: the MLP's output projection of each layer is refitted, first layer to last, on the inputs that the already
+pruned layers before it really give. Its target is the parent's own residual stream behind the layer, so that what earlier
+cuts (removed heads and layers included) and this layer's attention got wrong is made up for too. Where a norm stands
+between the projection and the stream (Gemma 2 and 3, OPT-350m), the target is what the parent's projection gives there.
+
+In memory are two residual streams of the calibration text (three where there is such a norm), one decoder layer, and one
+layer's sums: never a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minigpts import checkpoint
 from minigpts.architectures.spec import ArchitectureSpec
+from minigpts.errors import UserError
+from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
+from minigpts.runtime import return_freed_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Strength of the pull towards the weights as they were, relative to the mean square of the layer's inputs.
 RIDGE = 1e-2
 
+BLOCK_COLUMNS = 1024  # of the activations, multiplied at a time: the fp32 product of all would be half a Gram matrix more
 
-def fold_means(weight_out: Tensor, bias_out: Tensor, mean: Tensor, keep: Tensor) -> Tensor:
-    """The output projection's bias once the neurons outside ``keep`` are replaced by their mean. (hidden_size,)
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # a decoder layer's arguments besides the hidden states
 
-    ``weight_out`` (hidden_size, I) and ``mean`` (I,) are of the uncut layer.
+
+def with_folded_means(tensors: Mapping[str, Tensor], spec: ArchitectureSpec, mean: Tensor, keep: Tensor) -> dict[str, Tensor]:
+    """An uncut layer's tensors, with the output bias that holds once the neurons outside ``keep`` are replaced by their mean.
+
+    ``mean`` is E a, (intermediate_size,). MLPs without biases get them, 0 but for this one. Raises UserError for a family
+    that can't have any.
     """
+    folded = dict(tensors)
+    for module in (*spec.mlp_in, spec.mlp_out):
+        if f"{module}.bias" not in folded:
+            if spec.mlp_bias_field is None:
+                raise UserError(
+                    f"params.yaml: prune_neurons.refit 'bias' needs MLP biases, which {spec.model_type} models can't have"
+                )
+            weight = folded[f"{module}.weight"]
+            folded[f"{module}.bias"] = weight.new_zeros(weight.shape[1 - spec.input_axis])
+    weight, bias = folded[f"{spec.mlp_out}.weight"], folded[f"{spec.mlp_out}.bias"]
+    weight_out = weight.T if spec.transposed else weight  # (hidden_size, intermediate_size)
     dropped = torch.ones(len(mean), dtype=torch.bool)
     dropped[keep] = False
-    return (bias_out.double() + weight_out[:, dropped].double() @ mean[dropped].double()).to(bias_out.dtype)
+    folded[f"{spec.mlp_out}.bias"] = (bias.double() + weight_out[:, dropped].double() @ mean[dropped].double()).to(bias.dtype)
+    return folded
 
 
-class LayerCalls:
-    """Runs single decoder layers with the arguments that the whole decoder would give them (masks, rotary tables)."""
+@torch.inference_mode()
+def least_squares(
+    stored: checkpoint.StoredWeights,
+    parent: PreTrainedConfig,
+    child: PreTrainedConfig,
+    spec: ArchitectureSpec,
+    cuts: Sequence[LayerCut],
+    attention: AttentionShape,
+    tokens: Tensor,
+    batch_rows: int,
+    ridge: float = RIDGE,
+) -> Iterator[Tensor]:
+    """Yield the refitted weight of each of the child's output projections, of the child's dtype, first layer to last.
 
-    def __init__(self, decoder: nn.Module, layers: nn.ModuleList) -> None:
-        """``layers`` are the decoder's own."""
-        self.decoder, self.layers = decoder, layers
+    ``stored`` holds the parent; ``parent`` and ``child`` are the configs; ``attention`` is the parent's; ``tokens``
+    (sequences, length) are the packed calibration text, of which ``batch_rows`` sequences go through at a time.
+    """
+    where = tokens.device
+    parents = _layers_of(parent, spec)
+    children = _layers_of(child, spec)
+    parent_stream, calls = _first_hidden_states(parent, spec, stored, tokens, batch_rows)
+    child_stream = list(parent_stream)
+    positions = {cut.index: position for position, cut in enumerate(cuts)}
+    adds_to_stream: bool | None = None
+    for index in tqdm(range(len(parents)), desc="refit", unit="layer"):
+        layer_calls = [batch[index] for batch in calls]
+        name = f"{spec.layers}.{index}"
+        with _filled(parents[index], stored.under(name), where) as layer:
+            mlp_out = cast(nn.Linear, layer.get_submodule(spec.mlp_out))
+            if adds_to_stream is None:
+                adds_to_stream = _adds_to_stream(layer, mlp_out, parent_stream[0], layer_calls[0])
+            goals: list[Tensor] = []
+            with nullcontext() if adds_to_stream else _outputs_of(mlp_out, goals):
+                _advance(layer, parent_stream, layer_calls)
+            goals = goals or parent_stream
+        if index not in positions:
+            continue
+        position = positions[index]
+        with _filled(children[position], slice_layer(stored.under(name), spec, cuts[position], attention), where) as layer:
+            mlp_out = cast(nn.Linear, layer.get_submodule(spec.mlp_out))
+            samples = _samples(layer, mlp_out, child_stream, layer_calls, goals, adds_to_stream)
+            refit_projection(mlp_out, spec.transposed, samples, ridge)
+            _advance(layer, child_stream, layer_calls)
+            refitted = mlp_out.weight.to("cpu", child.dtype, copy=True)
+        yield refitted
 
-    def prepare(self, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-        """The first layer's hidden states for ``tokens`` (sequences, length), and every layer's keyword arguments.
 
-        The layers' own work is skipped meanwhile: each hands its input on.
-        """
-        inputs: list[Tensor] = []
-        arguments: list[dict[str, Any]] = []
-
-        def passing_on(hidden: Tensor, **kwargs: Any) -> Tensor:
-            inputs.append(hidden)
-            arguments.append(kwargs)
-            return hidden
-
-        originals = [layer.forward for layer in self.layers]
-        try:
-            for layer in self.layers:
-                layer.forward = passing_on  # type: ignore[assignment]
-            self.decoder(input_ids=tokens, use_cache=False)
-        finally:
-            for layer, original in zip(self.layers, originals, strict=True):
-                layer.forward = original  # type: ignore[assignment]
-        return inputs[0], arguments
+def _layers_of(config: PreTrainedConfig, spec: ArchitectureSpec) -> nn.ModuleList:
+    """The decoder layers of an empty model."""
+    return cast(nn.ModuleList, checkpoint.empty_model(config, torch.float32).get_submodule(spec.layers))
 
 
 @contextmanager
-def _output_silenced(module: nn.Module, receive: Callable[[Tensor], None]) -> Iterator[None]:
-    """Inside, ``module`` gives zeros and hands its input to ``receive``: the layer around it yields the residual before it."""
+def _filled(module: nn.Module, tensors: Mapping[str, Tensor], device: torch.device) -> Iterator[nn.Module]:
+    """Inside, the empty ``module`` holds ``tensors`` in fp32 on ``device``."""
+    values = {name: tensor.to(device, torch.float32, copy=True) for name, tensor in tensors.items()}
+    module.load_state_dict(values, assign=True)
+    del values
+    module.to(device)  # its buffers
+    try:
+        yield module
+    finally:
+        module.to("meta")
+        return_freed_memory()
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        receive(inputs[0])
-        return torch.zeros_like(output)
 
-    handle = module.register_forward_hook(hook)
+class _CallRecorder(nn.Module):
+    """Stands for a decoder layer: hands its input on, and keeps the other arguments that it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call: Call = (), {}
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The input."""
+        self.hidden, self.call = hidden, (args, kwargs)
+        return hidden
+
+
+def _first_hidden_states(
+    config: PreTrainedConfig, spec: ArchitectureSpec, stored: checkpoint.StoredWeights, tokens: Tensor, batch_rows: int
+) -> tuple[list[Tensor], list[list[Call]]]:
+    """What the whole decoder would hand to its layers for each batch of ``tokens``: the first one's hidden states, and every
+    layer's arguments besides (masks, rotary tables)."""
+    model = checkpoint.empty_model(config, torch.float32)
+    owner, _, attribute = spec.layers.rpartition(".")
+    recorders = [_CallRecorder() for _ in range(config.num_hidden_layers)]
+    setattr(model.get_submodule(owner), attribute, nn.ModuleList(recorders))
+    prefix, layers = f"{spec.decoder}.", f"{spec.layers}."
+    tensors = {
+        name.removeprefix(prefix): stored[name] for name in stored.shapes if name.startswith(prefix) and not name.startswith(layers)
+    }
+    streams, calls = [], []
+    of_shape: dict[torch.Size, list[Call]] = {}  # batches of one shape have equal masks and tables: they are kept once
+    with _filled(model.get_submodule(spec.decoder), tensors, tokens.device) as decoder:
+        for batch in tokens.split(batch_rows):
+            decoder(input_ids=batch, use_cache=False)
+            streams.append(recorders[0].hidden)
+            calls.append(of_shape.setdefault(batch.shape, [recorder.call for recorder in recorders]))
+    return streams, calls
+
+
+def _advance(layer: nn.Module, stream: list[Tensor], calls: Sequence[Call]) -> None:
+    """Replace each batch of the stream by what the layer makes of it."""
+    for batch, (args, kwargs) in enumerate(calls):
+        stream[batch] = layer(stream[batch], *args, **kwargs)
+
+
+@contextmanager
+def _outputs_of(module: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
+    """Inside, what the module gives is appended to ``outputs``."""
+    handle = module.register_forward_hook(lambda _, inputs, output: outputs.append(output))
     try:
         yield
     finally:
         handle.remove()
 
 
+def _without_mlp(layer: nn.Module, mlp_out: nn.Linear, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """What the layer gives when its MLP writes nothing, and what ``mlp_out`` is given meanwhile."""
+    caught: list[Tensor] = []
+
+    def silence(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        caught.append(inputs[0])
+        return torch.zeros_like(output)
+
+    args, kwargs = call
+    handle = mlp_out.register_forward_hook(silence)
+    try:
+        return layer(hidden, *args, **kwargs), caught[0]
+    finally:
+        handle.remove()
+
+
+def _adds_to_stream(layer: nn.Module, mlp_out: nn.Linear, hidden: Tensor, call: Call) -> bool:
+    """Whether the layer gives what it gives without its MLP, plus what its MLP writes: not so with a norm in between."""
+    args, kwargs = call
+    before, activations = _without_mlp(layer, mlp_out, hidden, call)
+    after = layer(hidden, *args, **kwargs)
+    return torch.allclose(before + mlp_out(activations).view_as(before), after, rtol=1e-3, atol=1e-3 * float(after.std()))
+
+
+def _samples(
+    layer: nn.Module, mlp_out: nn.Linear, stream: list[Tensor], calls: Sequence[Call], goals: list[Tensor], adds_to_stream: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per batch, what the child's ``mlp_out`` is given (tokens, I) and should write (tokens, H)."""
+    for hidden, call, goal in zip(stream, calls, goals, strict=True):
+        before, activations = _without_mlp(layer, mlp_out, hidden, call)
+        target = goal - before if adds_to_stream else goal
+        yield activations.flatten(0, -2), target.flatten(0, -2)
+
+
+def refit_projection(mlp_out: nn.Linear, transposed: bool, samples: Iterable[tuple[Tensor, Tensor]], ridge: float) -> None:
+    """Fit the weight of a linear layer, in place, to write the targets of ``samples`` given their inputs; its bias stays."""
+    weight = mlp_out.weight.T if transposed else mlp_out.weight  # (H, I); a view, written to below
+    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
+    cross = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
+    for activations, target in samples:
+        if mlp_out.bias is not None:
+            target = target - mlp_out.bias
+        for start in range(0, len(gram), BLOCK_COLUMNS):
+            block = slice(start, start + BLOCK_COLUMNS)
+            gram[block] += activations[:, block].T @ activations
+        cross += target.T @ activations
+    weight.copy_(solve(gram, cross, weight, ridge))
+
+
 def solve(gram: Tensor, cross: Tensor, weight: Tensor, ridge: float = RIDGE) -> Tensor:
-    """argmin_W Σ‖t − W a‖² + λ‖W − weight‖², from Σ a aᵀ (I, I) and Σ t aᵀ (H, I); λ = ridge · mean diagonal. (H, I)
+    """argmin_W Σ‖t − W a‖² + λ‖W − weight‖², from Σ a aᵀ (I, I) and Σ t aᵀ (H, I), which are used up; λ = ridge · mean
+    diagonal. (H, I)
 
     Pulling towards the parent's weights instead of zero leaves directions that the text doesn't show as they were.
     """
     strength = ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
-    system = gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.cholesky_solve((cross + strength * weight).T, torch.linalg.cholesky(system)).T
-
-
-@torch.inference_mode()
-def least_squares(
-    model: nn.Module, spec: ArchitectureSpec, kept: Sequence[Tensor], tokens: Tensor, batch_rows: int, ridge: float = RIDGE
-) -> None:
-    """Cut ``model``'s MLPs to ``kept`` in place, layer by layer, refitting each output projection to the parent.
-
-    ``tokens`` (sequences, length) are the packed calibration text; ``batch_rows`` sequences go through at a time.
-    """
-    layers = model.get_submodule(spec.layers)
-    calls = LayerCalls(model.get_submodule(spec.decoder), layers)  # type: ignore[arg-type]
-    batches = [calls.prepare(batch) for batch in tokens.split(batch_rows)]
-    parent = [hidden for hidden, _ in batches]
-    child = [hidden.clone() for hidden in parent]
-    for index in tqdm(range(len(kept)), desc="refit", unit="layer"):
-        layer = layers[index]  # type: ignore[index]
-        arguments = [batch_arguments[index] for _, batch_arguments in batches]
-        parent = [layer(hidden, **kwargs) for hidden, kwargs in zip(parent, arguments, strict=True)]
-        cut_layer(model, spec, index, kept[index])
-        mlp_out = cast(nn.Linear, model.get_submodule(spec.layer(index, spec.mlp_out)))
-        seen = [_before_and_inside(layer, mlp_out, hidden, kwargs) for hidden, kwargs in zip(child, arguments, strict=True)]
-        _refit_projection(mlp_out, parent, seen, ridge)
-        child = [before + mlp_out(activations).view_as(before) for before, activations in seen]
-
-
-def _before_and_inside(layer: nn.Module, mlp_out: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The residual stream in front of the layer's MLP output, attention included, and what ``mlp_out`` would read."""
-    caught: list[Tensor] = []
-    with _output_silenced(mlp_out, caught.append):
-        before = layer(hidden, **arguments)
-    return before, caught[0]
-
-
-def _refit_projection(mlp_out: nn.Linear, parent: list[Tensor], seen: list[tuple[Tensor, Tensor]], ridge: float) -> None:
-    """Fit ``mlp_out`` to what the parent's residual stream holds beyond the child's own, in place."""
-    weight = mlp_out.weight
-    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
-    cross = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
-    for goal, (before, inside) in zip(parent, seen, strict=True):
-        activations = inside.reshape(-1, weight.shape[1])
-        target = (goal - before).reshape(-1, weight.shape[0])
-        if mlp_out.bias is not None:
-            target = target - mlp_out.bias
-        gram += activations.T @ activations
-        cross += target.T @ activations
-    weight.copy_(solve(gram, cross, weight.double(), ridge))
-
-
-def cut_layer(model: nn.Module, spec: ArchitectureSpec, index: int, keep: Tensor) -> None:
-    """Cut one layer's linear modules to the neurons ``keep``, in place."""
-    for name in (*spec.mlp_in, spec.mlp_out):
-        module = cast(nn.Linear, model.get_submodule(spec.layer(index, name)))
-        dim = 1 if name == spec.mlp_out else 0
-        module.weight = nn.Parameter(module.weight.index_select(dim, keep), requires_grad=False)
-        if dim == 0 and module.bias is not None:
-            module.bias = nn.Parameter(module.bias[keep], requires_grad=False)
-        module.out_features, module.in_features = module.weight.shape
+    gram.diagonal().add_(strength)
+    cross.add_(weight, alpha=float(strength))
+    # SciPy factors and solves in place (of column-major arrays, which the transposes are); torch would copy both.
+    factor = cho_factor(gram.cpu().numpy().T, lower=True, overwrite_a=True, check_finite=False)
+    return torch.from_numpy(cho_solve(factor, cross.cpu().numpy().T, overwrite_b=True, check_finite=False).T)

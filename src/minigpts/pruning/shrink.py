@@ -1,8 +1,10 @@
-"""Carries a :class:`NeuronCut` out on a checkpoint, and says what it did."""
+"""Plans a whole cut, carries it out tensor by tensor, and says what it did."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,69 @@ from minigpts import artifacts, checkpoint
 from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.corpus import packing
 from minigpts.errors import UserError
-from minigpts.pruning import linear, neurons, refit, slicing
+from minigpts.pruning import heads, layers, linear, neurons, plan, refit
+from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
 from minigpts.runtime import device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from minigpts.params import Runtime
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What stays, and the scores that said so. Lists have an entry for every layer of the parent."""
+
+    layers: list[LayerCut]  # those that stay, in order
+    attention: AttentionShape  # the parent's
+    neurons: neurons.NeuronScores
+    group_scores: list[Tensor] | None  # (num_key_value_heads,); None where no head goes
+    layer_scores: Tensor  # (num_hidden_layers,)
+    num_below_threshold: int  # neurons of the layers that stay with m_j ≤ ε; the budget unless a target sets it
+
+
+def plan_cut(
+    stored: checkpoint.StoredWeights,
+    config: PreTrainedConfig,
+    spec: ArchitectureSpec,
+    statistics: Mapping[str, Tensor],
+    *,
+    criterion: neurons.Criterion,
+    seed: int,
+    threshold: float,
+    target_size_reduction: float | None,
+    allocation: plan.Allocation,
+    multiple_of: int,
+    num_removed_groups: int,
+    num_removed_layers: int,
+    marked: Mapping[str, linear.LinearMarks],
+) -> Cut:
+    """Choose layers first, then the neurons and the key/value groups of the layers that stay."""
+    num_layers, attention = config.num_hidden_layers, AttentionShape.of(config)
+    layer_scores = layers.scores(statistics, num_layers)
+    if num_removed_layers >= num_layers:
+        raise UserError(f"params.yaml: prune_neurons.layers is {num_removed_layers}, but the model has {num_layers} layers")
+    (kept_layers,) = plan.keep_highest([layer_scores], [num_layers - num_removed_layers])
+    found = neurons.scores(stored, spec, statistics, num_layers, criterion, seed)
+    target = target_size_reduction
+    kept = neurons.plan_cut(
+        found,
+        kept_layers.tolist(),
+        threshold=threshold,
+        allocation=allocation,
+        multiple_of=multiple_of,
+        budget=None if target is None else neurons.budget_for(target, stored.shapes, spec, kept_layers.tolist()),
+        silenced=[linear.removable_neurons(marked, stored.shapes, spec, index) for index in range(num_layers)] if marked else None,
+    )
+    group_scores, groups = None, [torch.arange(attention.num_groups)] * num_layers
+    if num_removed_groups:
+        heads.require_removable(spec, attention, num_removed_groups)
+        group_scores = heads.scores(stored, spec, attention, statistics, num_layers)
+        groups = plan.keep_highest(group_scores, [attention.num_groups - num_removed_groups] * num_layers)
+    cuts = [LayerCut(index, keep, groups[index]) for index, keep in zip(kept_layers.tolist(), kept, strict=True)]
+    num_below = sum(plan.below_threshold([found.mean_abs[cut.index] for cut in cuts], threshold))
+    return Cut(cuts, attention, found, group_scores, layer_scores, num_below)
 
 
 def linear_marks(statistics: Mapping[str, Tensor], threshold: float | None) -> dict[str, linear.LinearMarks]:
@@ -33,88 +91,144 @@ def linear_marks(statistics: Mapping[str, Tensor], threshold: float | None) -> d
     return marked
 
 
-def silenced(
-    marked: Mapping[str, linear.LinearMarks], weights: Mapping[str, Tensor], spec: ArchitectureSpec, num_layers: int
-) -> list[Tensor] | None:
-    """The neurons of each layer that the linear rule silences; None without the rule."""
-    return [linear.removable_neurons(marked, weights, spec, index) for index in range(num_layers)] if marked else None
+def shrunk_config(parent: PreTrainedConfig, spec: ArchitectureSpec, cut: Cut, *, with_biases: bool) -> PreTrainedConfig:
+    """The child's config; ``with_biases``: its MLPs have biases even if the parent's have none.
+
+    Raises UserError where stock classes can't hold the result.
+    """
+    config = copy.deepcopy(parent)
+    heads.set_heads(config, spec, cut.attention, len(cut.layers[0].groups))
+    layers.set_layers(config, spec, [layer.index for layer in cut.layers])
+    neurons.set_widths(config, spec, [len(layer.neurons) for layer in cut.layers])
+    if with_biases and spec.mlp_bias_field is not None:
+        setattr(config, spec.mlp_bias_field, True)
+    return config
 
 
 def sliced(
-    weights: Mapping[str, Tensor],
-    config: PreTrainedConfig,
+    stored: checkpoint.StoredWeights,
     spec: ArchitectureSpec,
-    cut: neurons.NeuronCut,
-    means_from: Mapping[str, Tensor] | None,
-    marked: Mapping[str, linear.LinearMarks],
-) -> dict[str, Tensor]:
-    """The weights without the neurons that go; zeros where ``marked`` says so; with ``means_from`` (the profile's
-    statistics) the means of what went are folded into the output biases, and ``config`` is told that there are biases."""
-    whole = linear.zeroed(weights, marked)
-    if means_from is not None:
-        whole = neurons.with_mlp_biases(whole, config, spec)
-        for index, keep in enumerate(cut.kept):
-            name = spec.layer(index, spec.mlp_out)
-            mean = means_from[f"layers.{index}.mlp.sum"] / means_from["count"]
-            whole[f"{name}.bias"] = refit.fold_means(whole[f"{name}.weight"], whole[f"{name}.bias"], mean, keep)
-    return slicing.slice_neurons(whole, spec, cut.kept)
+    cut: Cut,
+    *,
+    marked: Mapping[str, linear.LinearMarks] | None = None,
+    means_from: Mapping[str, Tensor] | None = None,
+    refitted: Iterator[Tensor] | None = None,
+) -> checkpoint.NamedTensors:
+    """The child's tensors by name, a layer at a time: zeros where ``marked`` says so; with ``means_from`` (the profile's
+    statistics) the means of the neurons that go folded into the output biases; with ``refitted`` its weights of the output
+    projections, one a layer."""
+    yield from outside_layers(stored, spec)
+    for position, layer in enumerate(cut.layers):
+        whole = stored.under(f"{spec.layers}.{layer.index}")
+        tensors = linear.zeroed(whole, linear.of_layer(marked or {}, spec, layer.index), spec)
+        if means_from is not None:
+            mean = means_from[f"layers.{layer.index}.mlp.sum"] / means_from["count"]
+            tensors = refit.with_folded_means(tensors, spec, mean, layer.neurons)
+        tensors = slice_layer(tensors, spec, layer, cut.attention)
+        if refitted is not None:
+            tensors[f"{spec.mlp_out}.weight"] = next(refitted)
+        for name, tensor in tensors.items():
+            untouched = tensor is whole.get(name)
+            yield spec.layer(position, name), stored.entries[spec.layer(layer.index, name)] if untouched else tensor
 
 
-def with_least_squares(
-    parent: Path, spec: ArchitectureSpec, cut: neurons.NeuronCut, text: Path, sequence_length: int, runtime: Runtime
-) -> dict[str, Tensor]:
-    """The weights without the neurons that go, the output projections refitted on the calibration ``text``."""
+def refitted_weights(
+    stored: checkpoint.StoredWeights,
+    parent: Path,
+    child: PreTrainedConfig,
+    spec: ArchitectureSpec,
+    cut: Cut,
+    text: Path,
+    sequence_length: int,
+    runtime: Runtime,
+) -> Iterator[Tensor]:
+    """The weights of the child's output projections, layer by layer, refitted on the calibration ``text``."""
     where = device(runtime)
+    config = checkpoint.load_config(parent)
+    packing.require_positions(config, sequence_length, "prune_neurons.sequence_length")
     documents = packing.encode_lazily(checkpoint.load_fast_tokenizer(parent), artifacts.read_table(text, ["text"])["text"])
-    model = checkpoint.load_model(parent, torch.float32).to(where)
-    tokens = torch.from_numpy(packing.pack(documents, packing.separator_id(model.config), sequence_length)).to(where)
+    tokens = torch.from_numpy(packing.pack(documents, packing.separator_id(config), sequence_length)).to(where)
     rows = max(runtime.batch_tokens // sequence_length, 1)
-    refit.least_squares(model, spec, [keep.to(where) for keep in cut.kept], tokens, rows)
-    return {name: tensor.cpu() for name, tensor in checkpoint.weights_of(model, checkpoint.stored_dtype(parent)).items()}
+    return refit.least_squares(stored, config, child, spec, cut.layers, cut.attention, tokens, rows)
 
 
-def index_map(cut: neurons.NeuronCut) -> dict[str, np.ndarray]:
-    """Columns of the map that lies beside the checkpoint: layer, neuron (its index in the parent), kept, score, mean_abs."""
-    kept = [torch.isin(torch.arange(len(score)), keep) for score, keep in zip(cut.scores, cut.kept, strict=True)]
+def outside_layers(stored: checkpoint.StoredWeights, spec: ArchitectureSpec) -> Iterator[tuple[str, artifacts.StoredTensor]]:
+    """What no cut of this module touches: embeddings, the final norm, the lm_head."""
+    return ((name, entry) for name, entry in stored.entries.items() if not name.startswith(f"{spec.layers}."))
+
+
+def index_maps(cut: Cut) -> dict[str, dict[str, np.ndarray]]:
+    """The maps that lie beside the checkpoint, by file stem: which neuron, key/value group and layer of the parent was kept,
+    and its score. What belongs to a layer that went has gone too."""
+    staying = {layer.index: layer for layer in cut.layers}
+    nothing = torch.empty(0, dtype=torch.int64)
+    neurons_kept = [staying[index].neurons if index in staying else nothing for index in range(len(cut.layer_scores))]
+    groups_kept = [staying[index].groups if index in staying else nothing for index in range(len(cut.layer_scores))]
     return {
-        "layer": np.concatenate([np.full(len(score), index) for index, score in enumerate(cut.scores)]),
-        "neuron": np.concatenate([np.arange(len(score)) for score in cut.scores]),
-        "kept": torch.cat(kept).numpy(),
-        "score": torch.cat(cut.scores).numpy(),
-        "mean_abs": torch.cat(cut.mean_abs).numpy(),
+        "pruned_neurons": {
+            **_kept_units("neuron", cut.neurons.scores, neurons_kept),
+            "mean_abs": torch.cat(cut.neurons.mean_abs).numpy(),
+        },
+        **({} if cut.group_scores is None else {"pruned_heads": _kept_units("key_value_head", cut.group_scores, groups_kept)}),
+        "pruned_layers": {
+            "layer": np.arange(len(cut.layer_scores)),
+            "kept": np.array([index in staying for index in range(len(cut.layer_scores))]),
+            "score": cut.layer_scores.numpy(),
+        },
+    }
+
+
+def _kept_units(unit: str, scores: Sequence[Tensor], kept: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    flags = [torch.zeros(len(score), dtype=torch.bool).index_fill_(0, keep, True) for score, keep in zip(scores, kept, strict=True)]
+    return {
+        "layer": np.concatenate([np.full(len(score), index) for index, score in enumerate(scores)]),
+        unit: np.concatenate([np.arange(len(score)) for score in scores]),
+        "kept": torch.cat(flags).numpy(),
+        "score": torch.cat(list(scores)).numpy(),
     }
 
 
 def metrics(
-    cut: neurons.NeuronCut,
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
+    cut: Cut,
+    before: checkpoint.StoredWeights,
+    after: checkpoint.StoredWeights,
     spec: ArchitectureSpec,
     marked: Mapping[str, linear.LinearMarks],
 ) -> dict[str, Any]:
     """What went. ``num_zeroed_parameters``: still there, but zeroed by the paper's linear rule; a physical cut leaves none."""
-    num_zeroed = linear.num_nonzero(slicing.slice_neurons(before, spec, cut.kept)) - linear.num_nonzero(after) if marked else 0
-    num_neurons = sum(len(score) for score in cut.scores)
-    num_kept = sum(len(keep) for keep in cut.kept)
-    num_before = sum(tensor.numel() for tensor in before.values())
-    num_after = sum(tensor.numel() for tensor in after.values())
+    num_neurons = sum(len(score) for score in cut.neurons.scores)
+    num_candidates = sum(len(cut.neurons.scores[layer.index]) for layer in cut.layers)
+    num_kept = sum(len(layer.neurons) for layer in cut.layers)
+    num_before, num_after = (checkpoint.num_parameters(stored.shapes) for stored in (before, after))
+    widths = [len(layer.neurons) for layer in cut.layers]
     return {
         "num_neurons": num_neurons,
         "num_removed_neurons": num_neurons - num_kept,
         "removed_neurons_share": 1 - num_kept / num_neurons,
         "num_below_threshold": cut.num_below_threshold,
-        "below_threshold_share": cut.num_below_threshold / num_neurons,
+        "below_threshold_share": cut.num_below_threshold / num_candidates,
+        "num_removed_layers": len(cut.layer_scores) - len(cut.layers),
+        "num_removed_key_value_heads": cut.attention.num_groups - len(cut.layers[0].groups),  # of each layer that stays
         "num_removed_parameters": num_before - num_after,
         "size_reduction": 1 - num_after / num_before,
-        "num_zeroed_parameters": num_zeroed,
-        "min_width": min(len(keep) for keep in cut.kept),
-        "max_width": max(len(keep) for keep in cut.kept),
+        "num_zeroed_parameters": _num_zeroed(cut, before, after, spec) if marked else 0,
+        "min_width": min(widths),
+        "max_width": max(widths),
     }
 
 
-def layer_widths(cut: neurons.NeuronCut) -> list[dict[str, int]]:
-    """Rows for the plot: layer, its width, and its width in the parent."""
+def _num_zeroed(cut: Cut, before: checkpoint.StoredWeights, after: checkpoint.StoredWeights, spec: ArchitectureSpec) -> int:
+    total = 0
+    for position, layer in enumerate(cut.layers):
+        total += linear.num_nonzero(slice_layer(before.under(f"{spec.layers}.{layer.index}"), spec, layer, cut.attention))
+        total -= linear.num_nonzero(after.under(f"{spec.layers}.{position}"))
+    return total
+
+
+def layer_widths(cut: Cut) -> list[dict[str, int]]:
+    """Rows for the plot: layer, its width (0 when it went), and its width in the parent."""
+    widths = {layer.index: len(layer.neurons) for layer in cut.layers}
     return [
-        {"layer": index, "width": len(keep), "parent_width": len(score)}
-        for index, (keep, score) in enumerate(zip(cut.kept, cut.scores, strict=True))
+        {"layer": index, "width": widths.get(index, 0), "parent_width": len(score)}
+        for index, score in enumerate(cut.neurons.scores)
     ]

@@ -16,7 +16,7 @@ def evidence() -> LayerEvidence:
         abs_sum=activations.abs().sum(0),
         sum=activations.sum(0),
         square_sum=activations.square().sum(0),
-        weights_in=[torch.tensor([[1.0, 2.0], [0.0, 2.0]]), torch.tensor([[2.0, 0.0], [1.0, 2.0]])],
+        weights_in=lambda: [torch.tensor([[1.0, 2.0], [0.0, 2.0]]), torch.tensor([[2.0, 0.0], [1.0, 2.0]])],
         weight_out=torch.tensor([[3.0, 0.0], [4.0, 1.0]]),
         generator=torch.Generator().manual_seed(3),
     )

@@ -1,20 +1,19 @@
 from __future__ import annotations
 
-import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig, PreTrainedConfig, PreTrainedModel
 
+from minigpts import artifacts, checkpoint
 from minigpts.architectures.registry import spec_for
-from minigpts.architectures.spec import ArchitectureSpec
+from minigpts.checkpoint import StoredWeights
 from minigpts.errors import UserError
 from minigpts.pruning.embeddings import shrink_config, slice_vocabulary
 from tests import tiny
 
 KEPT = [0, 1, 2, 5, 8, 13, 21, 34, 55, 89]
-# Phi's lm_head has a bias; of the spec only these two names matter here.
-PHI = dataclasses.replace(spec_for("llama"), model_type="phi")
 
 
 def phi_config(vocab_size: int) -> PreTrainedConfig:
@@ -27,7 +26,7 @@ CASES = {
     "llama untied": (tiny.llama_config(97, tie_word_embeddings=False), spec_for("llama")),
     "opt tied": (tiny.opt_config(97, pad_token_id=8), spec_for("opt")),
     "opt untied": (tiny.opt_config(97, tie_word_embeddings=False, pad_token_id=8), spec_for("opt")),
-    "phi, lm_head with a bias": (phi_config(97), PHI),
+    "phi, lm_head with a bias": (phi_config(97), spec_for("phi")),
 }
 
 
@@ -40,22 +39,23 @@ def random_model(config: PreTrainedConfig) -> PreTrainedModel:
     return model.eval()
 
 
-def stored(model: PreTrainedModel, spec: ArchitectureSpec) -> dict[str, torch.Tensor]:
-    weights = model.state_dict()
-    if model.config.tie_word_embeddings:
-        del weights[f"{spec.lm_head}.weight"]
-    return weights
+def stored(folder: Path, weights: dict[str, torch.Tensor]) -> StoredWeights:
+    folder.mkdir()
+    artifacts.write_tensors(folder / "model.safetensors", weights)
+    return StoredWeights(folder)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_are_the_full_models_at_the_kept_tokens(case: str) -> None:
+def test_logits_are_the_full_models_at_the_kept_tokens(case: str, tmp_path: Path) -> None:
     config, spec = CASES[case]
     full = random_model(config)
     smaller = type(config)(**config.to_dict())
     shrink_config(smaller, KEPT)
-    model = AutoModelForCausalLM.from_config(smaller, dtype=torch.float32).eval()
-    model.load_state_dict(slice_vocabulary(stored(full, spec), spec, KEPT), strict=not config.tie_word_embeddings)
-    model.tie_weights()
+    smaller.dtype = torch.float32
+    whole = stored(tmp_path / "full", checkpoint.weights_of(full, torch.float32))
+    with checkpoint.saving(tmp_path / "small", smaller, slice_vocabulary(whole, spec, KEPT), companions=tmp_path):
+        pass
+    model = checkpoint.load_model(tmp_path / "small", torch.float32)
 
     new = torch.arange(len(KEPT)).repeat(3)[None]
     with torch.no_grad():
@@ -83,17 +83,16 @@ def test_config_gets_the_new_size_and_ids_and_keeps_the_rest() -> None:
     assert config.to_dict() == {**before, "vocab_size": 10, "bos_token_id": 0, "eos_token_id": [2, 5]}
 
 
-def test_rows_beyond_the_tokenizer_go_and_a_token_without_a_row_is_refused() -> None:
+def test_rows_beyond_the_tokenizer_go_and_a_token_without_a_row_is_refused(tmp_path: Path) -> None:
     spec = spec_for("llama")
-    weights = {"model.embed_tokens.weight": torch.arange(10.0)[:, None], "model.norm.weight": torch.ones(3)}
-    sliced = slice_vocabulary(weights, spec, range(7))
-    assert sliced["model.embed_tokens.weight"].flatten().tolist() == list(range(7)) and torch.equal(
-        sliced["model.norm.weight"], torch.ones(3)
-    )
+    weights = stored(tmp_path / "m", {"model.embed_tokens.weight": torch.arange(10.0)[:, None], "model.norm.weight": torch.ones(3)})
+    sliced = dict(slice_vocabulary(weights, spec, range(7)))
+    assert sliced["model.embed_tokens.weight"].flatten().tolist() == list(range(7))
+    assert sliced["model.norm.weight"] is weights.entries["model.norm.weight"]
     with pytest.raises(UserError, match=r"token id 10 has no row in model\.embed_tokens \(10 rows\)"):
         slice_vocabulary(weights, spec, [0, 10])
 
 
-def test_slices_keep_the_dtype() -> None:
-    weights = {"model.embed_tokens.weight": torch.ones(10, 4, dtype=torch.bfloat16)}
-    assert slice_vocabulary(weights, spec_for("llama"), [1, 3])["model.embed_tokens.weight"].dtype == torch.bfloat16
+def test_slices_keep_the_dtype(tmp_path: Path) -> None:
+    weights = stored(tmp_path / "m", {"model.embed_tokens.weight": torch.ones(10, 4, dtype=torch.bfloat16)})
+    assert dict(slice_vocabulary(weights, spec_for("llama"), [1, 3]))["model.embed_tokens.weight"].dtype == torch.bfloat16

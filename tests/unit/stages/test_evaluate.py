@@ -123,7 +123,7 @@ def test_bad_input_is_one_line_and_leaves_earlier_metrics(inputs, tmp_path):
         run(inputs, validation=tmp_path / "gone.parquet")
     damaged = tmp_path / "damaged"
     shutil.copytree(inputs / "smaller", damaged)
-    weights = checkpoint.read_weights(damaged)
+    weights = dict(checkpoint.StoredWeights(damaged))
     weights["model.layers.1.mlp.down_proj.weight"][3, 5] = float("nan")
     artifacts.write_tensors(damaged / checkpoint.WEIGHTS, weights, {"format": "pt"})
     with pytest.raises(UserError, match="its weights are damaged"):

@@ -103,7 +103,7 @@ def test_the_budget_is_run_and_the_best_is_saved(tmp_path):
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (folder / "pruned").iterdir())
     for name in ("config.json", "tokenizer.json", "neurons.parquet"):
         assert (out / name).read_bytes() == (folder / "pruned" / name).read_bytes()
-    assert checkpoint.stored_dtype(out) == torch.bfloat16
+    assert checkpoint.StoredWeights(out).dtype == torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     texts = artifacts.read_table(folder / "validation.parquet", ["text"])["text"]
     score = language_modeling.score(model, checkpoint.load_fast_tokenizer(out), texts, sequence_length=64, batch_tokens=64)

@@ -1,0 +1,42 @@
+"""Whole layers: the ones that change the hidden state least go (ShortGPT, arXiv 2403.03853)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from minigpts.architectures.spec import ArchitectureSpec
+from minigpts.errors import UserError
+from minigpts.importance.criteria import block_influence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def scores(statistics: Mapping[str, Tensor], num_layers: int) -> Tensor:
+    """Block influence of every layer, (num_layers,). Raises UserError when the statistics are of another model."""
+    found = [statistics.get(f"layers.{index}.block.cosine_sum") for index in range(num_layers)]
+    more = f"layers.{num_layers}.block.cosine_sum" in statistics
+    if more or "count" not in statistics or any(value is None for value in found):
+        raise UserError("the activation statistics don't fit this model's layers; run profile_activations again")
+    return block_influence(torch.stack([value for value in found if value is not None]), int(statistics["count"]))
+
+
+def set_layers(config: PreTrainedConfig, spec: ArchitectureSpec, kept: Sequence[int]) -> None:
+    """Write the layers that stay into the config, lists with an entry a layer included.
+
+    Raises UserError for a config under which what a layer computes depends on its number.
+    """
+    if len(kept) == config.num_hidden_layers:
+        return
+    for field in spec.depth_switches:
+        if getattr(config, field, False):
+            raise UserError(f"params.yaml: prune_neurons.layers must be 0 for this model: config.json has {field}: true")
+    for field in spec.layer_lists:
+        values = getattr(config, field, None)
+        if values is not None:
+            setattr(config, field, [values[index] for index in kept])
+    config.num_hidden_layers = len(kept)
