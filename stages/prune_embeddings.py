@@ -42,20 +42,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = checkpoint.load_config(args.model)
     tokenizer = checkpoint.load_fast_tokenizer(args.model)
     tokens, count = counts.tokens_of(tokenizer), counts.read_counts(args.counts, tokenizer)
-    special = trim.needed_ids(config.to_dict(), len(tokens), f"{args.model}/config.json")
+    special = trim.needed_ids(config.to_dict(), tokens, f"{args.model}/config.json")
     if (args.model / "generation_config.json").exists():
         generation = artifacts.read_json(args.model / "generation_config.json")
-        special |= trim.needed_ids(generation, len(tokens), f"{args.model}/generation_config.json")
-    template = keep.template_ids(checkpoint.load_tokenizer(args.model), tokenizer)
-    reasons = keep.tokens_to_keep(artifacts.read_json(args.model / "tokenizer.json"), count, threshold, special, template)
+        special |= trim.needed_ids(generation, tokens, f"{args.model}/generation_config.json")
+    template = keep.template_ids(args.model, tokenizer)
+    definition = artifacts.read_json(args.model / "tokenizer.json")
+    reasons = keep.tokens_to_keep(definition, count, threshold, special, template)
     kept = list(reasons)
 
-    parent = checkpoint.read_weights(args.model)
-    weights = slice_vocabulary(parent, spec_for(config.model_type), kept)
-    vocab_size = config.vocab_size
+    stored, vocab_size = checkpoint.StoredWeights(args.model), config.vocab_size
+    weights = slice_vocabulary(stored, spec_for(config.model_type), kept)
     shrink_config(config, kept)
     with checkpoint.saving(args.out, config, weights, companions=args.model) as folder:
-        trim.trim_files(folder, kept)
+        trim.trim_files(folder, definition, tokenizer, kept)
         for index_map in sorted(args.model.glob("*.parquet")):
             shutil.copyfile(index_map, folder / index_map.name)
         new_ids = {old: new for new, old in enumerate(kept)}
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         artifacts.write_table(folder / "pruned_tokens.parquet", columns)
 
-    before, after = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (parent, weights))
+    before, after = (checkpoint.num_parameters(weights.shapes) for weights in (stored, checkpoint.StoredWeights(args.out)))
     kept_for = Counter(reasons.values())
     metrics = {
         "vocab_size_before": vocab_size,

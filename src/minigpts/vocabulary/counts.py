@@ -21,7 +21,11 @@ BATCH_CHARACTERS = 1 << 18  # of text in one batch: long documents make short ba
 
 def tokens_of(tokenizer: Tokenizer) -> list[str | None]:
     """The tokenizer's tokens by id, added tokens included; None where an id has no token."""
-    return [tokenizer.id_to_token(token_id) for token_id in range(num_ids(tokenizer))]
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    tokens: list[str | None] = [None] * (max(vocab.values()) + 1)
+    for token, token_id in vocab.items():
+        tokens[token_id] = token
+    return tokens
 
 
 def num_ids(tokenizer: Tokenizer) -> int:

@@ -7,30 +7,33 @@ Why the last set makes trimming exact: take a word whose tokens all stay. BPE me
 leftmost first, and no merge of the word crosses the border of one of its final tokens; so inside each final token it took
 the very steps that it takes on that token's own string. All of them are kept, in order, and removing other rules can't
 change which of the remaining ones comes first. Hence one derivation a token is enough: not every ancestor in the merges.
+:mod:`minigpts.vocabulary.dialect` refuses the tokenizers for which one of these steps is not so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.vocabulary.trim import ids_of, parts_of
+from minigpts.vocabulary import dialect
+from minigpts.vocabulary.trim import ids_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerBase
+
+# Put before a chat template, it answers for the clock that some ask (Llama 3.2's): what is kept must not depend on the date.
+ANY_DAY = "{% macro strftime_now(format) %}{{ days[format] }}{% endmacro %}{{ '' }}"
 
 # Why a token stays; one that has several reasons is booked under the first.
 REASONS = ("counted", "special", "byte", "template", "builds")
-
-BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))  # what SentencePiece falls back to
-
-Ranks = Mapping[tuple[str, str], int]
 
 
 def tokens_to_keep(
@@ -40,9 +43,9 @@ def tokens_to_keep(
 
     ``definition`` is tokenizer.json as a dict; ``counts`` (number of ids,) the occurrences of each id, of which those stay
     whose share of all is above ``threshold``; ``special`` the ids that configs name, ``template`` those of the chat template.
-    Raises UserError for another model than plain BPE, and when no token's share is above the threshold.
+    Raises UserError for a tokenizer that can't be trimmed exactly, and when no token's share is above the threshold.
     """
-    require_plain_bpe(definition)
+    dialect.require_exact(definition)
     vocab = definition["model"]["vocab"]
     shares = counts / counts.sum()
     counted = {int(token_id) for token_id in np.flatnonzero(shares > threshold)}
@@ -50,12 +53,11 @@ def tokens_to_keep(
         raise UserError(
             f"params.yaml: embedding_threshold {threshold} drops every token; the most frequent has a share of {shares.max():.3g}"
         )
-    base = {vocab[symbol] for symbol in base_symbols(definition)}
-    kept = _first_reasons(counted, ids_of(definition) | {*special} | _unknown(definition), base, {*template})
-    ranks = {parts_of(merge): rank for rank, merge in enumerate(definition["model"]["merges"])}
-    for token in [token for token, token_id in vocab.items() if token_id in kept]:
-        for symbol in derivation(token, ranks):
-            kept.setdefault(vocab[symbol], "builds")
+    named = ids_of(definition) | {*special} | {vocab[token] for token in dialect.unknown(definition)}
+    base = {vocab[symbol] for symbol in dialect.base_symbols(definition)}
+    kept = _first_reasons(counted, named, base, {*template})
+    for symbol in builders((token for token, token_id in vocab.items() if token_id in kept), dialect.ranks(definition)):
+        kept.setdefault(vocab[symbol], "builds")
     return dict(sorted(kept.items()))
 
 
@@ -67,53 +69,20 @@ def _first_reasons(*groups: Iterable[int]) -> dict[int, str]:
     return kept
 
 
-def require_plain_bpe(definition: Mapping[str, Any]) -> None:
-    """Raise UserError unless the tokenizer is BPE whose symbols are spelled as they stand, and always splits the same way."""
-    model = definition["model"]
-    if "merges" not in model:
-        raise UserError(
-            f"tokenizer.json: only BPE can be trimmed, not {model.get('type', 'this model')}; take a model with a BPE tokenizer"
-        )
-    for field in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
-        if model.get(field):
-            raise UserError(f"tokenizer.json: BPE with {field} {model[field]!r} can't be trimmed; take a model without it")
+def builders(tokens: Iterable[str], ranks: dialect.Ranks) -> set[str]:
+    """Every symbol of the derivations of ``tokens``.
 
-
-def base_symbols(definition: Mapping[str, Any]) -> set[str]:
-    """The symbols that BPE starts from, without which a string could not be spelled.
-
-    With byte fallback they are the 256 byte tokens, and the characters that the normalizer puts in and the decoder looks
-    for; otherwise every one-character token (of a byte-level vocabulary: its byte symbols).
+    Longest first: what one derivation passes through was, for a while, a final token itself, so its own derivation is part
+    of that one and need not be run again.
     """
-    model = definition["model"]
-    vocab = model["vocab"]
-    if model.get("byte_fallback") and all(token in vocab for token in BYTE_TOKENS):
-        named = {
-            character for part in ("normalizer", "pre_tokenizer", "decoder") for character in _characters(definition.get(part))
-        }
-        return {*BYTE_TOKENS, *(named & vocab.keys())}
-    return {token for token in vocab if len(token) == 1}
+    passed: set[str] = set()
+    for token in sorted(tokens, key=len, reverse=True):
+        if token not in passed:
+            passed |= derivation(token, ranks)
+    return passed
 
 
-def _characters(node: Any) -> Iterator[str]:
-    """Characters of the literal strings in a normalizer, pre-tokenizer or decoder, such as the ``▁`` of SentencePiece."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _characters(item)
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            if key in ("content", "String", "prepend", "replacement") and isinstance(value, str):
-                yield from value
-            else:
-                yield from _characters(value)
-
-
-def _unknown(definition: Mapping[str, Any]) -> set[int]:
-    model = definition["model"]
-    return {model["vocab"][model["unk_token"]]} if model.get("unk_token") in model["vocab"] else set()
-
-
-def derivation(token: str, ranks: Ranks) -> set[str]:
+def derivation(token: str, ranks: dialect.Ranks) -> set[str]:
     """Every symbol that BPE passes through on ``token``'s own string, from its characters to itself.
 
     Empty when BPE does not end in ``token``: then no word is ever merged into it, and it needs no builders. (Such a token
@@ -121,27 +90,39 @@ def derivation(token: str, ranks: Ranks) -> set[str]:
     """
     symbols = list(token)
     passed = set(symbols)
-    while len(symbols) > 1:
-        rank, position = min((ranks.get(pair, len(ranks)), position) for position, pair in enumerate(pairwise(symbols)))
-        if rank == len(ranks):
+    never = len(ranks)
+    pairs = [ranks.get(pair, never) for pair in pairwise(symbols)]
+    while pairs:
+        rank = min(pairs)
+        if rank == never:
             return set()
-        symbols[position : position + 2] = ["".join(symbols[position : position + 2])]
+        position = pairs.index(rank)  # the leftmost
+        del pairs[position]
+        symbols[position] += symbols.pop(position + 1)
         passed.add(symbols[position])
+        if position > 0:
+            pairs[position - 1] = ranks.get((symbols[position - 1], symbols[position]), never)
+        if position < len(pairs):
+            pairs[position] = ranks.get((symbols[position], symbols[position + 1]), never)
     return passed
 
 
-def template_ids(stock: PreTrainedTokenizerBase, tokenizer: Tokenizer) -> set[int]:
-    """Ids of the tokens that the chat template writes, rendered around one-letter messages and piece by piece.
+def template_ids(directory: Path, tokenizer: Tokenizer) -> set[int]:
+    """Ids of the tokens that a checkpoint's chat template writes, rendered around one-letter messages and piece by piece.
 
-    ``stock`` is the checkpoint's AutoTokenizer, which holds the template; ``tokenizer`` its ``tokenizers`` counterpart.
+    ``tokenizer`` is the checkpoint's. Without a ``chat_template.jinja`` there are none.
     """
-    if not stock.chat_template:
+    path = directory / "chat_template.jinja"
+    if not path.exists():
         return set()
-    texts = [*_template_literals(stock.chat_template), *_rendered_conversations(stock)]
+    template = path.read_text(encoding="utf-8")
+    settings = artifacts.read_json(directory / "tokenizer_config.json")
+    special = {role: token for role, token in settings.items() if role.endswith("_token") and isinstance(token, str)}
+    texts = {*_literals(template), *_rendered_conversations(template, special)}
     return {token_id for text in texts for token_id in tokenizer.encode(text, add_special_tokens=False).ids}
 
 
-def _template_literals(template: str) -> list[str]:
+def _literals(template: str) -> list[str]:
     """The text between a Jinja template's tags and the strings inside them, trimmed as transformers has Jinja trim them."""
     from jinja2 import Environment
 
@@ -149,13 +130,24 @@ def _template_literals(template: str) -> list[str]:
     return [token.value for token in stream if token.type in ("data", "string")]
 
 
-def _rendered_conversations(stock: PreTrainedTokenizerBase) -> Iterator[str]:
+def _rendered_conversations(template: str, special: Mapping[str, str]) -> Iterator[str]:
     from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
 
+    days = {literal: _every_day(literal) for literal in _literals(template) if "%" in literal}
     system, user, assistant = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
     for conversation in ([user], [system, user], [user, assistant, user, assistant], [system, user, assistant]):
-        for add_generation_prompt in (False, True):
+        for prompt in (False, True):
             try:
-                yield stock.apply_chat_template(conversation, tokenize=False, add_generation_prompt=add_generation_prompt)
+                (rendered,), _ = render_jinja_template(
+                    [conversation], chat_template=ANY_DAY + template, add_generation_prompt=prompt, days=days, **special
+                )
             except TemplateError:  # some templates refuse a system message
                 continue
+            yield rendered
+
+
+def _every_day(date_format: str) -> str:
+    """A year's dates in one format."""
+    new_year = date(2024, 1, 1)
+    return " ".join((new_year + timedelta(days)).strftime(date_format) for days in range(366))

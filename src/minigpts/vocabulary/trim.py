@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigpts import checkpoint
 from minigpts.errors import UserError
+from minigpts.vocabulary.dialect import parts_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,12 +42,6 @@ PROBES = (
     "don't STOP.",
     "▁<0x41> ",
 )
-
-
-def parts_of(merge: str | Sequence[str]) -> tuple[str, str]:
-    """The two symbols of a merge, which tokenizer.json spells ``"a b"`` or ``["a", "b"]``."""
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left, right
 
 
 def ids_of(definition: Mapping[str, Any]) -> set[int]:
@@ -106,17 +101,17 @@ def _rename_post_processor(processor: Mapping[str, Any], rename: Callable[[int],
     return renamed
 
 
-def needed_ids(settings: Mapping[str, Any], num_tokens: int, where: str) -> set[int]:
-    """Ids that a config or generation config can't do without.
+def needed_ids(settings: Mapping[str, Any], tokens: Sequence[str | None], where: str) -> set[int]:
+    """Ids that a config or generation config can't do without. ``tokens`` are the tokenizer's, by id.
 
     Raises UserError naming the field, and the file as ``where``, for an id that is none of the tokenizer's.
     """
     needed: set[int] = set()
     for field in NEEDED_IDS:
         for token_id in _flatten(settings.get(field)):
-            if not 0 <= token_id < num_tokens:
+            if not 0 <= token_id < len(tokens) or tokens[token_id] is None:
                 raise UserError(
-                    f"{where}: {field} {token_id} is none of the tokenizer's {num_tokens} tokens; set it to one of them or to null"
+                    f"{where}: {field} {token_id} is none of the tokenizer's {len(tokens)} tokens; set it to one of them or to null"
                 )
             needed.add(token_id)
     return needed
@@ -151,17 +146,22 @@ def _rename(value: Any, new_ids: Mapping[int, int]) -> Any:
     return [_rename(item, new_ids) for item in value] if isinstance(value, list) else new_ids[value]
 
 
-def trim_files(directory: Path, kept: Sequence[int]) -> None:
-    """Trim the ``tokenizer.json`` of a folder in place, with the ids in its tokenizer and generation config.
+def trim_files(directory: Path, definition: Mapping[str, Any], parent: Tokenizer, kept: Sequence[int]) -> None:
+    """Put the trimmed ``tokenizer.json`` into a folder, and renumber its tokenizer and generation config in place.
 
+    ``definition`` is the parent's tokenizer.json as a dict, ``parent`` the same one loaded, without truncation or padding.
     Raises UserError when the trimmed tokenizer numbers or decodes otherwise than planned, or when stock
     ``AutoTokenizer`` reads the folder otherwise than the ``tokenizers`` library does.
     """
-    parent = checkpoint.load_fast_tokenizer(directory)
-    _edit_json(directory / "tokenizer.json", lambda definition: trim(definition, kept))
+    from tokenizers import Tokenizer
+
+    child = Tokenizer.from_str(json.dumps(trim(definition, kept)))
+    (directory / "tokenizer.json").write_text(child.to_str(pretty=True) + "\n", encoding="utf-8")  # far faster than json's indent
     _edit_json(directory / "generation_config.json", lambda settings: {**settings, **rename_settings(settings, kept)})
     _edit_json(directory / "tokenizer_config.json", lambda settings: _rename_legacy_keys(settings, kept))
-    _check(directory, parent, kept)
+    child.no_truncation()
+    child.no_padding()
+    _check(directory, parent, child, kept)
 
 
 def _edit_json(path: Path, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -182,11 +182,16 @@ def _rename_legacy_keys(settings: dict[str, Any], kept: Sequence[int]) -> dict[s
     }
 
 
-def _check(directory: Path, parent: Tokenizer, kept: Sequence[int]) -> None:
-    child, stock = checkpoint.load_fast_tokenizer(directory), checkpoint.load_tokenizer(directory)
+def _check(directory: Path, parent: Tokenizer, child: Tokenizer, kept: Sequence[int]) -> None:
+    stock = checkpoint.load_tokenizer(directory)
     planned = [parent.id_to_token(old) for old in kept]
-    if [child.id_to_token(new) for new in range(len(kept))] != planned or len(stock) != len(kept):
+    if [child.id_to_token(new) for new in range(len(kept))] != planned:
         raise UserError("tokenizer.json: loads with other tokens or ids than it states; save it anew with the tokenizers library")
+    if len(stock) != len(kept):
+        raise UserError(
+            f"tokenizer_config.json: makes AutoTokenizer load {len(stock)} tokens where tokenizer.json has {len(kept)};"
+            " name none but those"
+        )
     for probe in PROBES:
         ids = child.encode(probe).ids
         if ids != stock(probe)["input_ids"]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
+from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from benchmarks.tokenizer_trimming import random_strings
+from minigpts import checkpoint
 from minigpts.vocabulary.counts import count_tokens
-from minigpts.vocabulary.keep import BYTE_TOKENS, derivation, tokens_to_keep
-from minigpts.vocabulary.trim import parts_of, trim
+from minigpts.vocabulary.dialect import BYTE_TOKENS, parts_of, ranks
+from minigpts.vocabulary.keep import builders, derivation, template_ids, tokens_to_keep
+from minigpts.vocabulary.trim import trim
 from tests import tiny
 from tests.unit.vocabulary.builders import KINDS, byte_level, sentencepiece_style
 
@@ -51,7 +56,7 @@ def test_text_whose_tokens_were_all_kept_splits_into_the_same_tokens(definition:
 
 def test_every_text_decodes_as_with_the_parents_tokenizer(definition: dict[str, Any]) -> None:
     parent, child = load(definition), load(trim(definition, list(choose(definition))))
-    texts = [*SEEN, *UNSEEN, *random_strings(5000)]
+    texts = [*SEEN, *UNSEEN, *random_strings(2000)]
     ids = [encoding.ids for encoding in child.encode_batch_fast(texts)]
     parent_ids = [encoding.ids for encoding in parent.encode_batch_fast(texts)]
     assert child.decode_batch(ids) == parent.decode_batch(parent_ids)
@@ -69,14 +74,17 @@ def test_no_token_that_builds_others_could_go(definition: dict[str, Any]) -> Non
     reasons = choose(definition)
     builders = [token_id for token_id, reason in reasons.items() if reason == "builds"]
     assert builders
-    child = load(trim(definition, list(reasons)))
-    counted = [token for token, token_id in definition["model"]["vocab"].items() if reasons.get(token_id) == "counted"]
-    whole = [token for token in counted if _split(child, token) == [token]]
+    child = by_merges(trim(definition, list(reasons)))
+    others = [token for token, token_id in definition["model"]["vocab"].items() if reasons.get(token_id, "builds") != "builds"]
+    whole = [token for token in others if _split(child, token) == [token]]
     for builder in builders:
-        poorer = load(
-            trim({**definition, "model": {**definition["model"], "ignore_merges": False}}, sorted(reasons.keys() - {builder}))
-        )
+        poorer = by_merges(trim(definition, sorted(reasons.keys() - {builder})))
         assert any(_split(poorer, token) != [token] for token in whole), f"{builder} builds nothing"
+
+
+def by_merges(definition: dict[str, Any]) -> Tokenizer:
+    """The tokenizer without looking words up whole."""
+    return load({**definition, "model": {**definition["model"], "ignore_merges": False}})
 
 
 def _split(tokenizer: Tokenizer, symbols: str) -> list[str]:
@@ -84,9 +92,8 @@ def _split(tokenizer: Tokenizer, symbols: str) -> list[str]:
 
 
 def test_every_kept_token_is_one_when_it_stands_alone(definition: dict[str, Any]) -> None:
-    ranks = {parts_of(merge): rank for rank, merge in enumerate(definition["model"]["merges"])}
     child = load(trim(definition, list(choose(definition))))
-    mergeable = [token for token in child.get_vocab(with_added_tokens=False) if derivation(token, ranks)]
+    mergeable = [token for token in child.get_vocab(with_added_tokens=False) if derivation(token, ranks(definition))]
     assert len(mergeable) > 50
     assert all(_split(child, token) == [token] for token in mergeable)
 
@@ -139,19 +146,78 @@ def test_byte_fallback_keeps_the_bytes_and_the_space_sign_but_no_unseen_characte
     assert reasons.keys() == {vocab[token] for token in ("<unk>", "<s>", "</s>", "l", "▁", *BYTE_TOKENS)}
 
 
-def test_incomplete_byte_fallback_keeps_every_character() -> None:
+def test_incomplete_byte_fallback_spells_and_gives_up_as_the_parents_does() -> None:
     definition = sentencepiece_style()
     del definition["model"]["vocab"]["<0xE8>"]  # of 肺, which would turn into <unk> without its own token
-    assert definition["model"]["vocab"]["肺"] in choose(definition, ["lung"])
+    parent, child = load(definition), load(trim(definition, kept := list(choose(definition, ["lung"]))))
+    new_ids = {old: new for new, old in enumerate(kept)}
+    for text in ["肺", "設é設設 心", "😀ß設", *random_strings(500)]:
+        ids, parent_ids = child.encode(text).ids, parent.encode(text).ids
+        assert child.decode(ids) == parent.decode(parent_ids)
+        assert ids.count(new_ids[0]) == parent_ids.count(0)  # <unk>
+
+
+@pytest.mark.parametrize("alphabet", ["ab", "abc"])
+def test_a_derivation_is_what_the_library_does_whatever_the_ranks(alphabet: str) -> None:
+    """Vocabularies of all strings up to four letters, with merges in a random order: ties, dead ends, several ways."""
+    generator = random.Random(0)
+    words = ["".join(letters) for length in range(1, 5) for letters in product(alphabet, repeat=length)]
+    every = [(word[:cut], word[cut:]) for word in words for cut in range(1, len(word))]
+    dead_ends = 0
+    for _ in range(20):
+        merges = generator.sample(every, generator.randint(len(every) // 3, len(every)))
+        model = models.BPE({word: token_id for token_id, word in enumerate(words)}, merges)
+        order = {merge: rank for rank, merge in enumerate(merges)}
+        for word in words:
+            passed = derivation(word, order)
+            assert bool(passed) == ([token.value for token in model.tokenize(word)] == [word])
+            assert passed == naive_derivation(word, order)
+            assert builders(passed, order) == passed  # what it passes through needs nothing else
+            dead_ends += not passed
+    assert dead_ends
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_string_of_kept_tokens_splits_otherwise_whatever_the_ranks(seed: int) -> None:
+    """Every string up to seven letters, under a random order of merges and a random choice of tokens."""
+    generator = random.Random(seed)
+    words = ["".join(letters) for length in range(1, 5) for letters in product("ab", repeat=length)]
+    every = [[word[:cut], word[cut:]] for word in words for cut in range(1, len(word))]
+    merges = generator.sample(every, generator.randint(len(every) // 2, len(every)))
+    model = {"type": "BPE", "vocab": {word: token_id for token_id, word in enumerate(words)}, "merges": merges}
+    definition = {"version": "1.0", "added_tokens": [], "decoder": {"type": "Fuse"}, "model": model}
+    strings = ["".join(letters) for length in range(1, 8) for letters in product("ab", repeat=length)]
+    parent = load(definition)
+    compared = 0
+    for _ in range(10):
+        counts = np.array([generator.random() < 0.3 for _ in words], dtype=np.int64)
+        counts[generator.randrange(len(words))] = 1
+        kept = tokens_to_keep(definition, counts, 0.0, special=set(), template=set())
+        child = load(trim(definition, list(kept)))
+        for text in strings:
+            tokens = parent.encode(text)
+            if kept.keys() >= set(tokens.ids):
+                assert child.encode(text).tokens == tokens.tokens
+                compared += 1
+            assert child.decode(child.encode(text).ids) == text
+    assert compared > 100
+
+
+def naive_derivation(token: str, order: dict[tuple[str, str], int]) -> set[str]:
+    symbols, passed = list(token), set(token)
+    while candidates := [(order[pair], place) for place, pair in enumerate(pairwise(symbols)) if pair in order]:
+        _, place = min(candidates)
+        symbols[place : place + 2] = ["".join(symbols[place : place + 2])]
+        passed.add(symbols[place])
+    return passed if len(symbols) == 1 else set()
 
 
 def test_a_word_looked_up_whole_brings_no_builders() -> None:
-    definition = KINDS["ignore_merges"]()
-    ranks = {parts_of(merge): rank for rank, merge in enumerate(definition["model"]["merges"])}
-    assert derivation("Ġlungs", ranks) == set()
+    definition = KINDS["llama3"]()
+    assert derivation("Ġlungs", ranks(definition)) == set()
     with_it, without = choose(definition, ["a lungs"]), choose(definition, ["a"])
     assert with_it.keys() - without.keys() == {definition["model"]["vocab"]["Ġlungs"]}
-    assert load(trim(definition, list(with_it))).encode(" lungs").tokens == ["Ġlungs"]
+    assert load(trim(definition, list(with_it))).encode(" lungs", add_special_tokens=False).tokens == ["Ġlungs"]
 
 
 @pytest.mark.parametrize("token", ["hear", "heart", "<|odd|>"])
@@ -179,5 +245,43 @@ def test_merges_stay_in_order_in_both_spellings() -> None:
 
 def test_trimming_nothing_changes_nothing(definition: dict[str, Any]) -> None:
     before = json.dumps(definition)
-    assert trim(definition, range(len(definition["model"]["vocab"]))) == definition
+    assert trim(definition, range(load(definition).get_vocab_size())) == definition
     assert json.dumps(definition) == before
+
+
+def _template_tokens(folder: Path, template: str | None) -> set[str]:
+    folder.mkdir(exist_ok=True)
+    tiny.write_tokenizer(folder)
+    (folder / "chat_template.jinja").unlink()
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    tokenizer = checkpoint.load_fast_tokenizer(folder)
+    return {tokenizer.id_to_token(token_id) for token_id in template_ids(folder, tokenizer)}
+
+
+def test_a_template_keeps_what_it_writes_and_what_it_could_write(tmp_path: Path) -> None:
+    assert _template_tokens(tmp_path / "none", None) == set()
+    assert {"<|im_start|>", "<|im_end|>", "Ċ"} <= _template_tokens(tmp_path / "plain", tiny.CHAT_TEMPLATE)
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}{{ ' heart' if tools }} the lung"
+    assert {"Ġheart", "Ġlung"} <= _template_tokens(tmp_path / "refusing", refusing)
+    nowhere_literal = _template_tokens(tmp_path / "joined", "{{ messages[0]['role'] }}{{ eos_token }}")
+    tokenizer = checkpoint.load_fast_tokenizer(tmp_path / "joined")
+    assert set(tokenizer.encode("system<|im_end|>").tokens) <= nowhere_literal
+
+
+def test_what_transformers_renders_is_kept(tmp_path: Path) -> None:
+    template = (
+        "\n  {%- for m in messages %}\n{{- bos_token + m['role'] | upper }} the\n {{ m['content'] -}}\n  {% endfor %}\nbone\n"
+    )
+    kept = _template_tokens(tmp_path / "folder", template)
+    stock = checkpoint.load_tokenizer(tmp_path / "folder")
+    text = stock.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    assert "USER the" in text and set(stock.tokenize(text)) <= kept
+
+
+def test_a_template_that_asks_for_the_date_keeps_the_words_of_every_day(tmp_path: Path) -> None:
+    template = "{% if strftime_now is defined %}Today: {{ strftime_now('%A %d %B') }}{% endif %}"
+    days = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August September"
+    kept = _template_tokens(tmp_path / "folder", template)
+    tokens = checkpoint.load_fast_tokenizer(tmp_path / "folder").encode(f" {days} October November December 0123456789").tokens
+    assert set(tokens) <= kept
