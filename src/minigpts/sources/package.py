@@ -64,7 +64,7 @@ def _explain(stderr: str) -> str:
     said = next(iter(errors or [line for line in reversed(lines) if not line.startswith("WARNING: ")]), "no message")
     if any("connection broken" in line for line in lines):
         return f"can't reach the package index; check the network, or pip's index-url (pip: {said})"
-    return f"pip can't download it; check the name, the version and pip's index-url (pip: {said})"
+    return f"pip can't download it; check the name, the version, pip's index-url and the network (pip: {said})"
 
 
 def read_member(wheel: Path, member: str) -> bytes:

