@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from minigpts.params import Runtime
 
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+
 
 def device(runtime: Runtime) -> torch.device:
     """The device to compute on (CUDA where there is one, else the CPU), with ``runtime.num_threads`` applied."""
@@ -21,7 +23,10 @@ def device(runtime: Runtime) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def return_freed_memory() -> None:
-    """Give freed memory back to the system, where glibc would keep blocks of up to 32 MB for later."""
+def keep_large_blocks_apart() -> None:
+    """Have glibc map every block of 1 MB and more by itself from now on, so that it goes back to the system once it is freed.
+
+    By default it takes blocks of up to 32 MB from its heap, where what was freed between others stays resident.
+    """
     with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 1 << 20)

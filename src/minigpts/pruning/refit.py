@@ -26,7 +26,7 @@ from minigpts import checkpoint
 from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.errors import UserError
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
-from minigpts.runtime import return_freed_memory
+from minigpts.runtime import keep_large_blocks_apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -79,6 +79,7 @@ def least_squares(
     ``stored`` holds the parent; ``parent`` and ``child`` are the configs; ``attention`` is the parent's; ``tokens``
     (sequences, length) are the packed calibration text, of which ``batch_rows`` sequences go through at a time.
     """
+    keep_large_blocks_apart()
     where = tokens.device
     parents = _layers_of(parent, spec)
     children = _layers_of(child, spec)
@@ -119,13 +120,12 @@ def _filled(module: nn.Module, tensors: Mapping[str, Tensor], device: torch.devi
     """Inside, the empty ``module`` holds ``tensors`` in fp32 on ``device``."""
     values = {name: tensor.to(device, torch.float32, copy=True) for name, tensor in tensors.items()}
     module.load_state_dict(values, assign=True)
-    del values
+    del values, tensors  # as long as one of these lives, the file it was read from stays mapped
     module.to(device)  # its buffers
     try:
         yield module
     finally:
         module.to("meta")
-        return_freed_memory()
 
 
 class _CallRecorder(nn.Module):
