@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 
-.PHONY: help repro test checks bench
+.PHONY: help repro test checks bench criteria frontier
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,3 +29,9 @@ checks: $(READY)  ## linter and type checker
 
 bench: $(READY)  ## ratios side by side in one run, kept in benchmarks/results.md (minutes)
 	python -m benchmarks.run
+
+criteria: $(READY)  ## the bake-off of pruning criteria on the prepared text, kept in benchmarks/results (hours)
+	python -m benchmarks.criteria
+
+frontier: $(READY)  ## quality against size as queued DVC experiments, kept in benchmarks/results (hours)
+	python -m benchmarks.frontier

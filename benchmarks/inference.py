@@ -41,11 +41,21 @@ def rows(parent: Path, child: Path, prompt_tokens: int = 256, new_tokens: int = 
     ]
 
 
-def _row(what: str, work: Timed, models: list[PreTrainedModel], num_flops: list[int], repeats: int) -> Row:
+def decoding_speedup(parent: Path, child: Path, prompt_tokens: int = 64, new_tokens: int = 16, repeats: int = 5) -> float:
+    """Tokens/s of the child's greedy decoding over the parent's."""
+    models = [checkpoint.load_model(directory, torch.float32) for directory in (parent, child)]
+    return _speedup(lambda model: _decode(model, prompt_tokens, new_tokens), models, repeats)
+
+
+def _speedup(work: Timed, models: list[PreTrainedModel], repeats: int) -> float:
     for model in models:
         work(model)  # warms the allocator
     seconds = [[work(model) for model in models] for _ in range(repeats)]
-    speedup = median(parent / child for parent, child in seconds)
+    return median(parent / child for parent, child in seconds)
+
+
+def _row(what: str, work: Timed, models: list[PreTrainedModel], num_flops: list[int], repeats: int) -> Row:
+    speedup = _speedup(work, models, repeats)
     ratio = num_flops[0] / num_flops[1]
     measured = f"{speedup / ratio:.2f} ({speedup:.2f} × the speed at {ratio:.2f} × fewer FLOPs)"
     return f"{what}: child's speed over parent's, over the ratio of their FLOPs", measured, "≥ 0.85"

@@ -1,4 +1,5 @@
-"""What gathering the statistics costs: the profile's tokens/s over a bare forward of the same model without its head.
+"""What gathering the statistics costs, over a bare forward of the same model without its head: the profile's tokens/s, and
+the time of the gradient pass that ``profile.gradient_tokens`` adds.
 
 python -m benchmarks.profiling [--model data/checkpoints/base] [--text data/prepared/calibration.parquet]
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,14 +18,14 @@ from benchmarks.table import Row, print_rows
 from minigpts import artifacts, checkpoint
 from minigpts.architectures.registry import spec_for
 from minigpts.corpus import packing
+from minigpts.profiling.gradients import taylor_sums
 from minigpts.profiling.recorder import recording
 
 SEQUENCE_LENGTH, BATCH_ROWS = 512, 4
 
 
-@torch.inference_mode()
-def rows(directory: Path, text: Path, repeats: int = 15) -> list[Row]:
-    """Median of the ratios of ``repeats`` pairs, bare and recorded forwards alternating on the same batch."""
+def rows(directory: Path, text: Path, repeats: int = 15, gradient_repeats: int = 5) -> list[Row]:
+    """Medians of the ratios of pairs, bare and measured passes alternating on the same batch."""
     model = checkpoint.load_model(directory, torch.float32)
     spec = spec_for(model.config.model_type)
     documents = packing.encode_lazily(checkpoint.load_fast_tokenizer(directory), artifacts.read_table(text, ["text"])["text"])
@@ -31,20 +33,37 @@ def rows(directory: Path, text: Path, repeats: int = 15) -> list[Row]:
     batch = torch.from_numpy(tokens)
     decoder = model.get_submodule(spec.decoder)
 
-    def seconds() -> float:
+    @torch.inference_mode()
+    def bare(sequences: torch.Tensor) -> None:
+        decoder(input_ids=sequences, use_cache=False)
+
+    def recorded(sequences: torch.Tensor) -> None:
+        with recording(model, spec):
+            bare(sequences)
+
+    watched = median_ratio(lambda: bare(batch), lambda: recorded(batch), repeats)
+    one = batch[:1]
+    gradients = median_ratio(lambda: taylor_sums(model, spec, one, 1), lambda: bare(one), gradient_repeats)
+    return [
+        ("profiling over a bare forward without the head, tokens/s", f"{watched:.3f} ×", "≥ 0.98 ×"),
+        ("gradient pass, head included, over a bare forward without the head, time", f"{gradients:.2f} ×", "≤ 3 ×"),
+    ]
+
+
+def median_ratio(first: Callable[[], object], second: Callable[[], object], repeats: int) -> float:
+    """The median of first's time over second's in ``repeats`` pairs, after one of each that doesn't count."""
+
+    def seconds(run: Callable[[], object]) -> float:
         start = time.perf_counter()
-        decoder(input_ids=batch, use_cache=False)
+        run()
         return time.perf_counter() - start
 
-    def recorded() -> float:
-        with recording(model, spec):
-            return seconds()
-
-    recorded()
-    # Which comes first alternates too, so that a machine that drifts favours neither.
-    pairs = [(seconds(), recorded()) if index % 2 else (recorded(), seconds())[::-1] for index in range(repeats)]
-    ratio = statistics.median(bare / watched for bare, watched in pairs)
-    return [("profiling over a bare forward without the head, tokens/s", f"{ratio:.3f} ×", "≥ 0.98 ×")]
+    seconds(first), seconds(second)
+    # Which comes first alternates, so that a machine that drifts favours neither.
+    pairs = [
+        (seconds(first), seconds(second)) if index % 2 else (seconds(second), seconds(first))[::-1] for index in range(repeats)
+    ]
+    return statistics.median(one / other for one, other in pairs)
 
 
 def main() -> None:

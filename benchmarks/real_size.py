@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from benchmarks.processes import ROOT, Usage, imports_of, run_module, watch
@@ -94,10 +95,12 @@ class Bench:
     def params(self, refit: str) -> Path:
         """The project's params with the cut of this benchmark, and as little text per step as memory is judged by."""
         settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        # About 40 % of the neurons, in each of the three models.
+        # 40 % of the neurons, up to the rounding of widths.
+        profile = artifacts.read_arrays(self.folder / "stats.safetensors")
+        sums = np.concatenate([values for name, values in profile.items() if name.endswith(".mlp.abs_sum")])
+        settings["threshold"] = float(np.quantile(sums, 0.4) / profile["count"])
         settings["prune_neurons"] |= {
             "allocation": "uniform",
-            "target_size_reduction": 0.24,
             "refit": refit,
             "sequence_length": 256,
         }

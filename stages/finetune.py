@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minigpts import artifacts, params
-from minigpts.errors import UserError, exit_cleanly
+from minigpts.errors import exit_cleanly
 from minigpts.training import recipe, resuming
 
 Params = recipe.Recipe  # the finetune section
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--parent", type=Path, required=True, help="metrics of the parent; recovery is to its validation_bits_per_byte"
     )
+    parser.add_argument("--questions", type=Path, help="jsonl of questions; those of split validation are watched, too")
+    parser.add_argument("--teacher", type=Path, help="checkpoint to distil from; without it nothing is, whatever the params say")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--metrics", type=Path, required=True, help="json to write")
     parser.add_argument("--curve", type=Path, required=True, help="csv to write")
@@ -40,31 +43,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = params.read(args.params, Params, "finetune")
     evaluation = params.read(args.params, EvaluateParams, "evaluate")
     runtime = params.read(args.params, params.Runtime, "runtime")
-    parent = _parent_bits_per_byte(args.parent)
+    parent = recipe.read_parent(args.parent)
     train, validation = (artifacts.read_table(path, ["text"])["text"] for path in (args.train, args.validation))
+    questions = [row for row in artifacts.read_jsonl(args.questions) if row["split"] == "validation"] if args.questions else []
+    teacher = args.teacher if settings.distillation > 0 else None
 
     import torch
 
     from minigpts import checkpoint
     from minigpts.corpus import packing
     from minigpts.runtime import device
-    from minigpts.training import data, trainer
+    from minigpts.training import data, distillation, trainer
 
     device(runtime)
     config, dtype = checkpoint.load_config(args.model), checkpoint.StoredWeights(args.model).dtype
     packing.require_positions(config, settings.sequence_length, "finetune.sequence_length")
-    tokenizer = checkpoint.load_fast_tokenizer(args.model)
-    sequences, share = data.draw_sequences(tokenizer, train, packing.separator_id(config), settings)
-    identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation)}
-    state = args.scratch / resuming.fingerprint(identity, [args.model, args.train, args.validation, args.parent])
+    tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general_text(settings)
+    sequences, share = data.draw_sequences(tokenizer, train, packing.separator_id(config), settings, general)
+    identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation), "general": general}
+    inputs = [args.model, args.train, args.validation, args.parent, args.questions, teacher]
+    state = args.scratch / resuming.fingerprint(identity, filter(None, inputs))
     result = trainer.recover(
         checkpoint.load_model(args.model, torch.float32),
         sequences,
-        trainer.Validation(tokenizer, validation, evaluation.sequence_length, parent),
+        trainer.Validation(tokenizer, validation, evaluation.sequence_length, parent, questions),
         recipe=settings,
         runtime=runtime,
         dtype=dtype,
         state=state,
+        teacher=distillation.load_teacher(teacher, args.model, settings.distillation) if teacher else None,
     )
     if not result.is_main_process:
         return
@@ -73,16 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for index_map in sorted(args.model.glob("*.parquet")):
             shutil.copyfile(index_map, folder / index_map.name)
     artifacts.write_csv(args.curve, recipe.curve_rows(result.curve, parent))
-    epochs = result.curve[-1].tokens / sequences.size * share
+    epochs = result.curve[-1].tokens / (len(sequences) * settings.sequence_length) * share  # every source at its own share
     artifacts.write_json(args.metrics, recipe.summary(result.curve, result.stop_reason, parent, epochs))
     resuming.discard(args.scratch)
-
-
-def _parent_bits_per_byte(path: Path) -> float:
-    value = artifacts.read_json(path).get("validation_bits_per_byte")
-    if not isinstance(value, int | float):
-        raise UserError(f"{path}: no validation_bits_per_byte; run `dvc repro evaluate@base` to make it")
-    return value
+    for line in recipe.warnings(result.curve):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

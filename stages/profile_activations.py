@@ -17,9 +17,11 @@ class Params:
 
     sequence_length: int  # tokens in one packed sequence
     all_linear: bool  # also the inputs and outputs of every linear layer
+    gradient_tokens: int  # of them, how many also go backwards, for the Taylor sums of neurons and heads
 
     def __post_init__(self) -> None:
         params.require(self.sequence_length >= 2, "profile.sequence_length must be ≥ 2", self.sequence_length)
+        params.require(self.gradient_tokens >= 0, "profile.gradient_tokens must be ≥ 0", self.gradient_tokens)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from minigpts import checkpoint
     from minigpts.architectures.registry import spec_for
     from minigpts.corpus import packing
+    from minigpts.profiling.gradients import taylor_sums
     from minigpts.profiling.recorder import profile
     from minigpts.runtime import device
 
@@ -47,8 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = checkpoint.load_model(arguments.model, torch.float32).to(where)
     documents = packing.encode_lazily(checkpoint.load_fast_tokenizer(arguments.model), texts)
     tokens = torch.from_numpy(packing.pack(documents, packing.separator_id(model.config), settings.sequence_length))
+    tokens, spec = tokens.to(where), spec_for(model.config.model_type)
     rows = max(runtime.batch_tokens // settings.sequence_length, 1)
-    statistics = profile(model, spec_for(model.config.model_type), tokens.to(where), rows, settings.all_linear)
+    statistics = profile(model, spec, tokens, rows, settings.all_linear)
+    if settings.gradient_tokens:
+        statistics |= taylor_sums(model, spec, tokens[: max(settings.gradient_tokens // settings.sequence_length, 1)], rows)
     artifacts.write_tensors(arguments.out, statistics)
 
 

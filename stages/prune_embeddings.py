@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpts import params
-from minigpts.errors import exit_cleanly
+from minigpts.errors import UserError, exit_cleanly
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--counts", type=Path, required=True, help="what count_tokens wrote")
+    parser.add_argument("--plan", type=Path, help="what plan_budget wrote; without it, embedding_threshold holds")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
@@ -36,26 +37,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from minigpts import artifacts, checkpoint
     from minigpts.architectures.registry import spec_for
+    from minigpts.budget import plan
     from minigpts.pruning.embeddings import shrink_config, slice_vocabulary
     from minigpts.vocabulary import counts, keep, trim
+    from minigpts.vocabulary.choice import VocabularyChoice
 
-    config = checkpoint.load_config(args.model)
-    tokenizer = checkpoint.load_fast_tokenizer(args.model)
-    tokens, count = counts.tokens_of(tokenizer), counts.read_counts(args.counts, tokenizer)
-    special = trim.needed_ids(config.to_dict(), tokens, f"{args.model}/config.json")
-    if (args.model / "generation_config.json").exists():
-        generation = artifacts.read_json(args.model / "generation_config.json")
-        special |= trim.needed_ids(generation, tokens, f"{args.model}/generation_config.json")
-    template = keep.template_ids(args.model, tokenizer)
-    definition = artifacts.read_json(args.model / "tokenizer.json")
-    reasons = keep.tokens_to_keep(definition, count, threshold, special, template)
-    kept = list(reasons)
+    config, planned = checkpoint.load_config(args.model), plan.read(args.plan)
+    choice = VocabularyChoice.of(args.model, config, args.counts)
+    reasons = choice.above(threshold) if planned is None else choice.most_frequent(planned.num_counted_tokens)
+    if planned is not None and len(reasons) != planned.vocab_size:
+        raise UserError(f"{args.plan}: plans for {planned.vocab_size} tokens, here it leaves {len(reasons)}; run plan_budget again")
+    kept, tokens, count = list(reasons), counts.tokens_of(choice.tokenizer), choice.counts
 
     stored, vocab_size = checkpoint.StoredWeights(args.model), config.vocab_size
     weights = slice_vocabulary(stored, spec_for(config.model_type), kept)
     shrink_config(config, kept)
     with checkpoint.saving(args.out, config, weights, companions=args.model) as folder:
-        trim.trim_files(folder, definition, tokenizer, kept)
+        trim.trim_files(folder, choice.definition, choice.tokenizer, kept)
         for index_map in sorted(args.model.glob("*.parquet")):
             shutil.copyfile(index_map, folder / index_map.name)
         new_ids = {old: new for new, old in enumerate(kept)}

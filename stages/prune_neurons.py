@@ -14,12 +14,10 @@ from minigpts.errors import exit_cleanly
 
 @dataclass(frozen=True)
 class Params:
-    """The top-level ``threshold`` and the ``prune_neurons`` section."""
+    """The ``prune_neurons`` section."""
 
-    threshold: float  # ε of Eq. 1
-    criterion: Literal["l1", "wanda", "flap", "magnitude", "random"]  # which neurons go
+    criterion: Literal["l1", "wanda", "flap", "taylor", "magnitude", "random"]  # which neurons go
     allocation: Literal["per_layer", "uniform", "adaptive"]  # from which layers
-    target_size_reduction: float | None  # share of the model's parameters to remove; replaces the threshold's budget
     multiple_of: int  # widths kept are multiples of this
     refit: Literal["none", "bias", "least_squares"]  # how the output projections make up for the cut
     linear_threshold: float | None  # the paper's rule on every linear layer
@@ -29,9 +27,6 @@ class Params:
     seed: int  # of criterion random
 
     def __post_init__(self) -> None:
-        params.require(self.threshold >= 0, "threshold must be ≥ 0", self.threshold)
-        target = self.target_size_reduction
-        params.require(target is None or 0 <= target < 1, "prune_neurons.target_size_reduction must be in [0, 1)", target)
         params.require(self.multiple_of >= 1, "prune_neurons.multiple_of must be ≥ 1", self.multiple_of)
         params.require(self.heads >= 0, "prune_neurons.heads must be ≥ 0", self.heads)
         params.require(self.layers >= 0, "prune_neurons.layers must be ≥ 0", self.layers)
@@ -43,57 +38,63 @@ class Params:
             params.require(to_the_letter, rule, (self.allocation, self.refit))
 
 
+@dataclass(frozen=True)
+class Quiet:
+    """What the top level of params.yaml says."""
+
+    threshold: float  # ε of Eq. 1
+
+    def __post_init__(self) -> None:
+        params.require(self.threshold >= 0, "threshold must be ≥ 0", self.threshold)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Load the statistics and the model, score, plan, shrink, refit, save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="the parent's checkpoint folder")
     parser.add_argument("--stats", type=Path, required=True, help="what profile_activations wrote")
     parser.add_argument("--text", type=Path, required=True, help="calibration text for the refit, parquet")
+    parser.add_argument("--plan", type=Path, help="what plan_budget wrote; without it, threshold, heads and layers hold")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--metrics", type=Path, required=True, help="metrics to write, json")
     parser.add_argument("--widths", type=Path, required=True, help="layer widths to write, csv")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    settings = params.read(arguments.params, Params, "prune_neurons", top_level=("threshold",))
+    settings = params.read(arguments.params, Params, "prune_neurons")
+    threshold = params.read(arguments.params, Quiet, None, top_level=("threshold",)).threshold
     runtime = params.read(arguments.params, params.Runtime, "runtime")
 
     from minigpts import checkpoint
-    from minigpts.architectures.registry import spec_for
+    from minigpts.budget import plan
     from minigpts.pruning import shrink
 
-    config = checkpoint.load_config(arguments.model)
-    spec = spec_for(config.model_type)
-    stored = checkpoint.StoredWeights(arguments.model)
-    statistics = artifacts.read_tensors(arguments.stats)
-    marked = shrink.linear_marks(statistics, settings.linear_threshold)
-    cut = shrink.plan_cut(
-        stored,
-        config,
-        spec,
-        statistics,
+    planned = plan.read(arguments.plan)
+    params.require(
+        planned is None or settings.linear_threshold is None,
+        "prune_neurons.linear_threshold is the paper to the letter and takes no budget",
+        settings.linear_threshold,
+    )
+    request = shrink.Request(
         criterion=settings.criterion,
         seed=settings.seed,
-        threshold=settings.threshold,
-        target_size_reduction=settings.target_size_reduction,
         allocation=settings.allocation,
         multiple_of=settings.multiple_of,
-        num_removed_groups=settings.heads,
-        num_removed_layers=settings.layers,
-        marked=marked,
+        threshold=threshold,
+        num_removed_groups=planned.num_removed_key_value_heads if planned else settings.heads,
+        num_removed_layers=planned.num_removed_layers if planned else settings.layers,
+        widths=planned.widths if planned else None,
     )
-    child = shrink.shrunk_config(config, spec, cut, with_biases=settings.refit == "bias")
-    refitted = None
-    if settings.refit == "least_squares":
-        refitted = shrink.refitted_weights(
-            stored, arguments.model, child, spec, cut, arguments.text, settings.sequence_length, runtime
-        )
-    means_from = statistics if settings.refit == "bias" else None
-    tensors = shrink.sliced(stored, spec, cut, marked=marked, means_from=means_from, refitted=refitted)
-    with checkpoint.saving(arguments.out, child, tensors, companions=arguments.model) as folder:
+    parent = shrink.Parent.load(arguments.model, arguments.stats)
+    marked = shrink.linear_marks(parent.statistics, settings.linear_threshold)
+    cut = shrink.plan_cut(parent, request, marked)
+    texts = artifacts.read_table(arguments.text, ["text"])["text"] if settings.refit == "least_squares" else []
+    recovery = shrink.Recovery(settings.refit, texts, settings.sequence_length, runtime)
+    config, tensors = shrink.child(parent, cut, recovery, marked)
+    with checkpoint.saving(arguments.out, config, tensors, companions=arguments.model) as folder:
         for name, columns in shrink.index_maps(cut).items():
             artifacts.write_table(folder / f"{name}.parquet", columns)
     pruned = checkpoint.StoredWeights(arguments.out)
-    artifacts.write_json(arguments.metrics, shrink.metrics(cut, stored, pruned, spec, marked))
+    artifacts.write_json(arguments.metrics, shrink.metrics(cut, parent.stored, pruned, parent.spec, marked))
     artifacts.write_csv(arguments.widths, shrink.layer_widths(cut))
 
 

@@ -14,7 +14,7 @@ from minigpts.errors import exit_cleanly
 if TYPE_CHECKING:
     from minigpts.reporting.figures import Picture
 
-METRICS = ("dataset", "prune_neurons", "prune_embeddings", "finetune", "base", "pruned", "finetuned")
+METRICS = ("dataset", "plan", "prune_neurons", "prune_embeddings", "finetune", "base", "pruned", "finetuned")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = [samples.continuations(folder, values.prompts, values.max_new_tokens) for folder in (args.base, args.finetuned)]
     pairs = [page.Sample(*sample) for sample in zip(values.prompts, *texts, strict=True)]
     shown = {name: getattr(values, name) for name in ("threshold", "embedding_threshold", "max_new_tokens")}
-    html = page.render(page.Run(headlines, metrics, shown, pictures, pairs, tokens.dropped_tokens(args.finetuned)))
+    figures = [*_plan(args, metrics["plan"]), *pictures]
+    html = page.render(page.Run(headlines, metrics, shown, figures, pairs, tokens.dropped_tokens(args.finetuned)))
 
     for picture in pictures:
         with artifacts.replacing(args.figures / f"{picture.name}.png") as temporary:
@@ -64,6 +65,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     with artifacts.replacing(args.page) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
     artifacts.write_json(args.summary, headlines)
+
+
+def _plan(args: argparse.Namespace, metrics: dict) -> list[Picture]:
+    """Where a budget was spent, if there was one; the picture's file is plan_budget's."""
+    from minigpts.reporting import figures
+
+    if "num_parameters" not in metrics:
+        return []
+    rows = artifacts.read_csv(args.metrics / "plots" / "plan.csv")
+    numbers = [{**row, **{key: float(row[key]) for key in ("bytes_freed", "damage")}} for row in rows]
+    return [figures.plan([{**row, "chosen": row["chosen"] == "True"} for row in numbers])]
 
 
 def _pictures(args: argparse.Namespace, values: Params, recovered_at_tokens: int | None) -> list[Picture]:
@@ -82,6 +94,8 @@ def _pictures(args: argparse.Namespace, values: Params, recovered_at_tokens: int
             [float(row["validation_bits_per_byte"]) for row in curve],
             float(curve[0]["parent_validation_bits_per_byte"]),
             recovered_at_tokens,
+            [float(row["validation_acc_norm"]) for row in curve if row.get("validation_acc_norm")],
+            float(parent) if (parent := curve[0].get("parent_validation_acc_norm")) else None,
         ),
         figures.where_the_bytes_went(sizes.bytes_by_part(args.base), sizes.bytes_by_part(args.finetuned)),
     ]

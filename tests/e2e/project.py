@@ -83,7 +83,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Each stage's name and its command's flags, in an order that works, a matrix once for each of its items."""
-    order = ["fetch_model", "prepare_dataset", "profile_activations", "count_tokens", "prune_neurons", "prune_embeddings"]
+    order = ["fetch_model", "prepare_dataset", "profile_activations", "count_tokens"]
+    order += ["plan_budget", "prune_neurons", "prune_embeddings"]
     for stage, items in [*((name, [""]) for name in order), ("evaluate", ["base", "pruned"]), ("finetune", [""])]:
         for item in items:
             yield stage, flags(stage, item)
@@ -91,7 +92,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 def flags(stage: str, item: str = "") -> list[str]:
     """What stands behind the script in the stage's command."""
-    return shlex.split(STAGES[stage]["cmd"].replace("${item.checkpoint}", item))[3:]
+    command = STAGES[stage]["cmd"].replace("${item.checkpoint}", item).replace("${finetune.teacher}", "base")
+    return shlex.split(command)[3:]
 
 
 class Project:

@@ -68,6 +68,7 @@ def refused(folder, tmp_path, monkeypatch) -> Callable[..., str]:
         ("prune_neurons", {"prune_neurons.criterion": "l2"}, "params.yaml: prune_neurons.criterion must be one of l1, "),
         ("prune_neurons", {"prune_neurons": [1]}, "params.yaml: section 'prune_neurons' must be a mapping, got [1]"),
         ("prune_embeddings", {"embedding_threshold": 1.5}, "params.yaml: embedding_threshold must be ≥ 0 and < 1, got 1.5"),
+        ("plan_budget", {"budget.target_megabytes": "x"}, "params.yaml: budget.target_megabytes must be a number, got 'x'"),
         (
             "profile_activations",
             {"profile.sequence_length": 2.5},
@@ -285,6 +286,7 @@ def test_hub_out_of_reach(refused, hub, monkeypatch, tmp_path):
         ("prepare_dataset", "--out"),
         ("profile_activations", "--out"),
         ("count_tokens", "--out"),
+        ("plan_budget", "--plan"),
         ("prune_neurons", "--out"),
         ("prune_embeddings", "--out"),
         ("finetune", "--out"),

@@ -105,7 +105,7 @@ def test_bad_input_is_one_line_and_checkout_brings_everything_back(project, sett
     lines = (project.folder / "inputs/texts.jsonl").read_text().splitlines()
     (project.folder / "inputs/broken.jsonl").write_text("\n".join([*lines[:2], lines[2][:-1], *lines[3:]]))
     output = project.dvc("exp", "run", *(word for setting in settings for word in ("-S", setting)), fails=True)
-    assert ran(output) == [failing]
+    assert ran(output)[-1] == failing  # plan_budget may go before it: it reads prune_neurons' section
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert errors[0].startswith(message)

@@ -20,8 +20,9 @@ from minigpts.params import Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"minigpts": ROOT / "src/minigpts", "stages": ROOT / "stages"}
-DVC_YAML = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+TEACHER = "${finetune.teacher}"  # the one param that names a path: which checkpoint to distil from
+DVC_YAML = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8").replace(TEACHER, PARAMS["finetune"]["teacher"]))["stages"]
 WRITTEN = ("outs", "metrics", "plots")
 
 stages = pytest.mark.parametrize("stage", DVC_YAML)

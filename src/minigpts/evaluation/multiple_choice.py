@@ -124,10 +124,11 @@ def _score_trees(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndar
     for row, tree in enumerate(trees):
         size = len(tree.tokens)
         inputs[row, :size], positions[row, :size], visible[row, 0, :size, :size] = tree.tokens, tree.positions, tree.visible
+    ids, places, seen = (torch.from_numpy(array).to(model.device) for array in (inputs, positions, visible))
     hidden = model.get_submodule(spec_for(model.config.model_type).decoder)(
-        input_ids=torch.from_numpy(inputs).to(model.device),
-        position_ids=torch.from_numpy(positions).to(model.device),
-        attention_mask=_attention_mask(model, visible, positions),
+        input_ids=ids,
+        position_ids=places,
+        attention_mask=attention_mask(model, seen, places),
         use_cache=False,
     ).last_hidden_state.flatten(0, 1)  # (questions × nodes, hidden_size)
     used = np.concatenate([row * width + nodes for row, tree in enumerate(trees) for nodes in tree.predicting])
@@ -137,16 +138,18 @@ def _score_trees(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndar
     return [np.array([next(pieces).sum() for _ in tree.targets]) for tree in trees]
 
 
-def _attention_mask(model: PreTrainedModel, visible: np.ndarray, positions: np.ndarray) -> torch.Tensor | dict[str, torch.Tensor]:
-    """What every layer, or every type of layer, adds to its attention scores, so that each node attends to what it may.
+def attention_mask(
+    model: PreTrainedModel, visible: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """What every layer, or every type of layer, adds to its attention scores, so that each token attends to what it may.
 
-    ``visible`` is (questions, 1, from, to), ``positions`` (questions, nodes). transformers takes a mask of four axes as it
+    ``visible`` is bool (rows, 1, from, to), ``positions`` (rows, tokens). transformers takes a mask of four axes as it
     is, without its sliding window, so the window is cut here: a token sees itself and the ``sliding_window`` − 1 before it.
     """
 
-    def additive(seen: np.ndarray) -> torch.Tensor:
+    def additive(seen: torch.Tensor) -> torch.Tensor:
         # Every attention implementation takes it so; and finite, since padding attends to nothing at all.
-        return torch.where(torch.from_numpy(seen), 0.0, torch.finfo(model.dtype).min).to(model.device, model.dtype)
+        return torch.where(seen, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
 
     window = getattr(model.config, "sliding_window", None)
     distances = positions[:, None, :, None] - positions[:, None, None, :]

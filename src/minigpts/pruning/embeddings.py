@@ -28,9 +28,13 @@ def slice_vocabulary(stored: StoredWeights, spec: ArchitectureSpec, kept: Sequen
         raise UserError(
             f"tokenizer.json: token id {kept[-1]} has no row in {spec.embedding} ({num_rows} rows); add the rows or drop the token"
         )
-    rows = torch.tensor(kept)
-    names = {f"{spec.embedding}.weight", f"{spec.lm_head}.weight", f"{spec.lm_head}.bias"}
+    rows, names = torch.tensor(kept), vocabulary_tensors(spec)
     return ((name, stored[name].index_select(0, rows) if name in names else entry) for name, entry in stored.entries.items())
+
+
+def vocabulary_tensors(spec: ArchitectureSpec) -> set[str]:
+    """Names of the tensors with a row for each token; of them a checkpoint holds those that it has."""
+    return {f"{spec.embedding}.weight", f"{spec.lm_head}.weight", f"{spec.lm_head}.bias"}
 
 
 def shrink_config(config: PreTrainedConfig, kept: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.errors import UserError
-from minigpts.importance.criteria import group_output
+from minigpts.importance.criteria import Criterion, group_output, group_taylor
 from minigpts.pruning.slicing import AttentionShape
 
 if TYPE_CHECKING:
@@ -22,16 +22,25 @@ def scores(
     attention: AttentionShape,
     statistics: Mapping[str, Tensor],
     num_layers: int,
+    criterion: Criterion,
 ) -> list[Tensor]:
-    """What each group of each layer contributes to the residual stream, (num_key_value_heads,) per layer."""
+    """The score of each group of each layer, (num_key_value_heads,) per layer: for criterion taylor what the loss would change
+    by without it, else what it contributes to the residual stream.
+
+    Raises UserError for another model's statistics, and for criterion taylor where the profile took no gradients.
+    """
     found = []
     for index in range(num_layers):
         weight = weights[f"{spec.layer(index, spec.attention_out)}.weight"]
         square_sum = statistics.get(f"layers.{index}.heads.square_sum")
         if square_sum is None or len(square_sum) != attention.num_groups * attention.heads_per_group:
             raise UserError(f"the activation statistics don't fit layer {index} of this model; run profile_activations again")
-        weight_out = weight.T if spec.transposed else weight
-        found.append(group_output(square_sum, int(statistics["count"]), weight_out, attention.num_groups))
+        count, weight_out = int(statistics["count"]), weight.T if spec.transposed else weight
+        if criterion == "taylor":
+            taylor_sum, tokens = statistics.get(f"layers.{index}.heads.taylor_sum"), int(statistics.get("gradient_count", 0))
+            found.append(group_taylor(taylor_sum, tokens, attention.num_groups))
+        else:
+            found.append(group_output(square_sum, count, weight_out, attention.num_groups))
     return found
 
 

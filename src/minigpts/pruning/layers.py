@@ -11,6 +11,7 @@ from torch import Tensor
 from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.errors import UserError
 from minigpts.importance.criteria import block_influence
+from minigpts.pruning import plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -23,6 +24,14 @@ def scores(statistics: Mapping[str, Tensor], num_layers: int) -> Tensor:
     if more or "count" not in statistics or any(value is None for value in found):
         raise UserError("the activation statistics don't fit this model's layers; run profile_activations again")
     return block_influence(torch.stack([value for value in found if value is not None]), int(statistics["count"]))
+
+
+def kept(layer_scores: Tensor, num_removed: int) -> list[int]:
+    """The layers that stay when the ``num_removed`` lowest scores go, in order. Raises UserError when none would be left."""
+    if num_removed >= len(layer_scores):
+        raise UserError(f"params.yaml: prune_neurons.layers is {num_removed}, but the model has {len(layer_scores)} layers")
+    (staying,) = plan.keep_highest([layer_scores], [len(layer_scores) - num_removed])
+    return staying.tolist()
 
 
 def set_layers(config: PreTrainedConfig, spec: ArchitectureSpec, kept: Sequence[int]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.errors import UserError
-from minigpts.importance.criteria import CRITERIA, LayerEvidence, mean_abs
+from minigpts.importance.criteria import CRITERIA, Criterion, LayerEvidence, comparable, mean_abs
 from minigpts.pruning import plan
 
 if TYPE_CHECKING:
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
     from minigpts.checkpoint import Shapes
 
-Criterion = Literal["l1", "wanda", "flap", "magnitude", "random"]
-
 
 @dataclass(frozen=True)
 class NeuronScores:
     """What is known of every neuron of every layer of the parent. I = the layer's intermediate size."""
 
     scores: list[Tensor]  # the criterion's, (I,)
+    comparable: list[Tensor]  # the same on one scale for all layers, (I,)
     mean_abs: list[Tensor]  # m_j of Eq. 1, (I,)
 
 
@@ -39,12 +38,15 @@ def scores(
     criterion: Criterion,
     seed: int,
 ) -> NeuronScores:
-    """Score every neuron, with one layer's weights in memory at a time. Raises UserError for another model's statistics."""
-    found = NeuronScores([], [])
+    """Score every neuron, with one layer's weights in memory at a time.
+
+    Raises UserError for another model's statistics, and for criterion taylor where the profile took no gradients.
+    """
+    found, means = [], []
     for layer in _evidence(weights, spec, statistics, num_layers, seed):
-        found.scores.append(CRITERIA[criterion](layer))
-        found.mean_abs.append(mean_abs(layer))
-    return found
+        found.append(CRITERIA[criterion](layer))
+        means.append(mean_abs(layer))
+    return NeuronScores(found, comparable(criterion, found), means)
 
 
 def _evidence(
@@ -61,28 +63,16 @@ def _evidence(
             made = [_as_linear(weights, spec, spec.layer(index, module)) for module in spec.mlp_in]
             return [block for weight in made for block in weight.chunk(spec.mlp_in_blocks)]
 
-        yield LayerEvidence(int(statistics["count"]), abs_sum, signed_sum, square_sum, weights_in, weight_out, generator)
+        taylor_sum = statistics.get(f"layers.{index}.mlp.taylor_sum")
+        gradient_count = int(statistics.get("gradient_count", 0))
+        count = int(statistics["count"])
+        yield LayerEvidence(count, abs_sum, signed_sum, square_sum, weights_in, weight_out, generator, taylor_sum, gradient_count)
 
 
 def _as_linear(weights: Mapping[str, Tensor], spec: ArchitectureSpec, module: str) -> Tensor:
     """A layer's weight, (out_features, in_features)."""
     weight = weights[f"{module}.weight"]
     return weight.T if spec.transposed else weight
-
-
-def budget_for(target_size_reduction: float, shapes: Shapes, spec: ArchitectureSpec, kept_layers: Sequence[int]) -> int:
-    """The least number of neurons whose parameters are ``target_size_reduction`` of the model's. Raises UserError when the
-    MLPs of ``kept_layers`` don't hold that many."""
-    widths = [shapes[f"{spec.layer(index, spec.mlp_out)}.weight"][spec.input_axis] for index in kept_layers]
-    per_neuron = parameters_per_neuron(shapes, spec)
-    total = sum(math.prod(shape) for shape in shapes.values())
-    budget = math.ceil(target_size_reduction * total / per_neuron)
-    if budget >= sum(widths):
-        raise UserError(
-            f"params.yaml: prune_neurons.target_size_reduction {target_size_reduction} is more than the MLPs hold"
-            f" ({sum(widths) * per_neuron / total:.3f} of the parameters)"
-        )
-    return budget
 
 
 def parameters_per_neuron(shapes: Shapes, spec: ArchitectureSpec) -> int:
@@ -101,22 +91,35 @@ def plan_cut(
     threshold: float,
     allocation: plan.Allocation,
     multiple_of: int,
-    budget: int | None = None,
     silenced: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """Decide how many neurons each of ``kept_layers`` loses, and give the sorted indices of those that it keeps.
 
     ``silenced`` marks neurons (bool (I,) per layer of the parent) that go besides those at or below ``threshold``.
     """
-    ranking, quiet = ([values[index] for index in kept_layers] for values in (found.scores, found.mean_abs))
+    known = (found.scores, found.comparable, found.mean_abs)
+    ranking, alike, quiet = ([values[index] for index in kept_layers] for values in known)
     sizes = [len(layer) for layer in ranking]
     if silenced is not None:
         masks = [silenced[index] for index in kept_layers]
-        ranking, quiet = (
-            [layer.masked_fill(mask, -math.inf) for layer, mask in zip(values, masks, strict=True)] for values in (ranking, quiet)
+        ranking, alike, quiet = (
+            [layer.masked_fill(mask, -math.inf) for layer, mask in zip(values, masks, strict=True)]
+            for values in (ranking, alike, quiet)
         )
-    removed = plan.removals(ranking, quiet, threshold, budget, allocation)
-    return plan.keep_highest(ranking, plan.widths(sizes, removed, multiple_of, budget is not None, kept_layers))
+    removed = plan.removals(alike, quiet, threshold, None, allocation)
+    return plan.keep_highest(ranking, plan.widths(sizes, removed, multiple_of, kept_layers))
+
+
+def widths_of_sum(
+    found: NeuronScores, kept_layers: Sequence[int], num_kept: int, *, allocation: plan.Allocation, multiple_of: int
+) -> list[int]:
+    """Widths of ``kept_layers`` that hold ``num_kept`` neurons between them: all of theirs, or a multiple of ``multiple_of``."""
+    sizes = [len(found.scores[index]) for index in kept_layers]
+    if num_kept == sum(sizes):
+        return sizes
+    alike, quiet = ([values[index] for index in kept_layers] for values in (found.comparable, found.mean_abs))
+    removed = plan.removals(alike, quiet, 0.0, sum(sizes) - num_kept, allocation)
+    return plan.widths_of_sum(sizes, removed, num_kept, multiple_of)
 
 
 def set_widths(config: PreTrainedConfig, spec: ArchitectureSpec, widths: Sequence[int]) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from minigpts.errors import UserError
-from minigpts.importance.criteria import standardize
 
 Allocation = Literal["per_layer", "uniform", "adaptive"]
 
@@ -33,7 +32,7 @@ def removals(
 
     The budget is the number of neurons at or below ``threshold``, unless ``budget`` gives it outright.
     ``per_layer`` takes it where those neurons are, ``uniform`` takes the same share of every layer, ``adaptive`` takes the
-    lowest of all layers' standardized scores.
+    lowest of all layers' scores, which have to compare across layers.
     """
     if budget is not None:
         threshold = threshold_for_budget(mean_abs, budget)
@@ -44,33 +43,38 @@ def removals(
     if allocation == "uniform":
         share = total / sum(len(layer) for layer in scores)
         return [len(layer) * share for layer in scores]
-    normalized = [standardize(layer) for layer in scores]
-    order = torch.cat(normalized).argsort(stable=True)[:total]
+    order = torch.cat(list(scores)).argsort(stable=True)[:total]
     owner = torch.repeat_interleave(torch.arange(len(scores)), torch.tensor([len(layer) for layer in scores]))
     return torch.bincount(owner[order], minlength=len(scores)).double().tolist()
 
 
-def widths(
-    sizes: Sequence[int], removed: Sequence[float], multiple_of: int, at_least: bool, layers: Sequence[int] | None = None
-) -> list[int]:
+def widths(sizes: Sequence[int], removed: Sequence[float], multiple_of: int, layers: Sequence[int] | None = None) -> list[int]:
     """Kept widths, rounded to ``multiple_of``. ``layers`` are the layers' numbers, for messages, where they aren't 0, 1, 2, …
 
-    A target is a promise of what goes at least, so widths are rounded down (``at_least``); a threshold is a limit on what
-    may go, so they are rounded up. A layer that loses nothing keeps its width. Raises UserError when a layer would be empty.
+    A threshold is a limit on what may go, so they are rounded up. Raises UserError when a layer would be empty.
     """
     kept = []
     for index, size, gone in zip(layers or range(len(sizes)), sizes, removed, strict=True):
         exact = size - gone
         # Shares such as 0.1 are not exact in binary; without the slack 8.999999 would round to 8.
-        rounded = math.floor(exact / multiple_of + 1e-9) if at_least else math.ceil(exact / multiple_of - 1e-9)
-        width = size if gone == 0 else min(size, rounded * multiple_of)
-        if exact < 1 or width < 1:
-            raise UserError(
-                f"params.yaml: this cut would empty layer {index} ({size} neurons, {gone:.0f} to go);"
-                " lower threshold or prune_neurons.target_size_reduction, or use a smaller prune_neurons.multiple_of"
-            )
+        width = min(size, math.ceil(exact / multiple_of - 1e-9) * multiple_of)
+        if exact < 1:
+            raise UserError(f"params.yaml: this cut would empty layer {index} ({size} neurons, {gone:.0f} to go); lower threshold")
         kept.append(width)
     return kept
+
+
+def widths_of_sum(sizes: Sequence[int], removed: Sequence[float], num_kept: int, multiple_of: int) -> list[int]:
+    """Kept widths whose sum is ``num_kept``, a multiple of ``multiple_of``: each a positive multiple of it and as near to
+    ``size − removed`` as the sum allows (largest remainders; of equals the earlier layer keeps more)."""
+    exact = [(size - gone) / multiple_of for size, gone in zip(sizes, removed, strict=True)]
+    most = [size // multiple_of for size in sizes]
+    units = [min(cap, max(1, math.floor(share + 1e-9))) for cap, share in zip(most, exact, strict=True)]
+    while sum(units) != num_kept // multiple_of:
+        step = 1 if sum(units) < num_kept // multiple_of else -1
+        able = [index for index, unit in enumerate(units) if 1 <= unit + step <= most[index]]
+        units[max(able, key=lambda index: step * (exact[index] - units[index]))] += step
+    return [unit * multiple_of for unit in units]
 
 
 def keep_highest(scores: Sequence[Tensor], kept: Sequence[int]) -> list[Tensor]:

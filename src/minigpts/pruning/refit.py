@@ -2,19 +2,23 @@
 
 ``bias``: what the dropped neurons wrote on average is folded into the output projection's bias (FLAP, arXiv 2312.11983).
 
-``least_squares``: the MLP's output projection of each layer is refitted, first layer to last, on the inputs that the already
-pruned layers before it really give. Its target is the parent's own residual stream behind the layer, so that what earlier
-cuts (removed heads and layers included) and this layer's attention got wrong is made up for too. Where a norm stands
-between the projection and the stream (Gemma 2 and 3, OPT-350m), the target is what the parent's projection gives there.
+``least_squares``: the MLP's output projection of each layer, and attention's where heads go, is refitted, first layer to
+last, on the inputs that the already pruned layers before it really give. Its target is the parent's own residual stream
+behind the block, so that what earlier cuts (removed heads and layers included) got wrong is made up for too. Where a norm
+stands between a projection and the stream (Gemma 2 and 3, OPT-350m), the target is what the parent's projection gives there.
+A bias that a projection has is refitted with it.
 
-In memory are two residual streams of the calibration text (three where there is such a norm), one decoder layer, and one
-layer's sums: never a model.
+How strongly the weights are pulled towards the parent's is chosen for each projection on calibration text that is held back
+from its fit; then the text is fitted whole.
+
+In memory are the residual streams of the calibration text, of parent and child, one decoder layer, and one projection's
+sums: never a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -31,8 +35,13 @@ from minigpts.runtime import keep_large_blocks_apart
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# Strength of the pull towards the weights as they were, relative to the mean square of the layer's inputs.
-RIDGE = 1e-2
+# Strengths of the pull towards the weights as they were, relative to the sum of squares of each input: how strong it has to be
+# depends on how much text there is for how many inputs.
+RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+RIDGE = 1e-1  # where there is too little text to hold any back
+
+HELD_BACK_EVERY = 8  # the eighth sequence, the sixteenth, … are held back, …
+HELD_BACK_TOKENS = 4096  # … up to this many tokens, which are kept as they are
 
 BLOCK_COLUMNS = 1024  # of the activations, multiplied at a time: the fp32 product of all would be half a Gram matrix more
 
@@ -72,9 +81,9 @@ def least_squares(
     attention: AttentionShape,
     tokens: Tensor,
     batch_rows: int,
-    ridge: float = RIDGE,
-) -> Iterator[Tensor]:
-    """Yield the refitted weight of each of the child's output projections, of the child's dtype, first layer to last.
+) -> Iterator[dict[str, Tensor]]:
+    """Yield what is new in each of the child's layers, first to last: the refitted weights (and biases) of its output
+    projections by their names in the layer, of the child's dtype.
 
     ``stored`` holds the parent; ``parent`` and ``child`` are the configs; ``attention`` is the parent's; ``tokens``
     (sequences, length) are the packed calibration text, of which ``batch_rows`` sequences go through at a time.
@@ -86,27 +95,29 @@ def least_squares(
     parent_stream, calls = _first_hidden_states(parent, spec, stored, tokens, batch_rows)
     child_stream = list(parent_stream)
     positions = {cut.index: position for position, cut in enumerate(cuts)}
-    adds_to_stream: bool | None = None
+    direct: dict[str, bool] = {}  # projection -> whether it writes to the stream with nothing in between
     for index in tqdm(range(len(parents)), desc="refit", unit="layer"):
         layer_calls = [batch[index] for batch in calls]
         name = f"{spec.layers}.{index}"
+        cut = cuts[positions[index]] if index in positions else None
+        heads_go = cut is not None and len(cut.groups) < attention.num_groups
+        projections = ([spec.attention_out] if heads_go else []) + ([spec.mlp_out] if cut is not None else [])
         with _filled(parents[index], stored.under(name), where) as layer:
-            mlp_out = cast(nn.Linear, layer.get_submodule(spec.mlp_out))
-            if adds_to_stream is None:
-                adds_to_stream = _adds_to_stream(layer, mlp_out, parent_stream[0], layer_calls[0])
-            goals: list[Tensor] = []
-            with nullcontext() if adds_to_stream else _outputs_of(mlp_out, goals):
-                _advance(layer, parent_stream, layer_calls)
-            goals = goals or parent_stream
-        if index not in positions:
+            direct = direct or _writes_directly(layer, spec, parent_stream[0], layer_calls[0])
+            goals = _advance_parent(layer, spec, projections, parent_stream, layer_calls, direct)
+        if cut is None:
             continue
-        position = positions[index]
-        with _filled(children[position], slice_layer(stored.under(name), spec, cuts[position], attention), where) as layer:
-            mlp_out = cast(nn.Linear, layer.get_submodule(spec.mlp_out))
-            samples = _samples(layer, mlp_out, child_stream, layer_calls, goals, adds_to_stream)
-            refit_projection(mlp_out, spec.transposed, samples, ridge)
+        with _filled(children[positions[index]], slice_layer(stored.under(name), spec, cut, attention), where) as layer:
+            for module in projections:
+                projection = cast(nn.Linear, layer.get_submodule(module))
+                samples = _samples(layer, spec, module, child_stream, layer_calls, goals.pop(module), direct[module])
+                refit_projection(projection, spec.transposed, samples)
             _advance(layer, child_stream, layer_calls)
-            refitted = mlp_out.weight.to("cpu", child.dtype, copy=True)
+            refitted = {
+                f"{module}.{name}": parameter.to("cpu", child.dtype, copy=True)
+                for module in projections
+                for name, parameter in layer.get_submodule(module).named_parameters()
+            }
         yield refitted
 
 
@@ -171,16 +182,94 @@ def _advance(layer: nn.Module, stream: list[Tensor], calls: Sequence[Call]) -> N
 
 
 @contextmanager
-def _outputs_of(module: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
-    """Inside, what the module gives is appended to ``outputs``."""
-    handle = module.register_forward_hook(lambda _, inputs, output: outputs.append(output))
+def _hooked(module: nn.Module, hook: Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]) -> Iterator[None]:
+    """Inside, ``hook`` sees what the module is given and gives, and may give something else instead."""
+    handle = module.register_forward_hook(hook)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _without_mlp(layer: nn.Module, mlp_out: nn.Linear, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def _silence(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return torch.zeros_like(output)
+
+
+def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, call: Call) -> dict[str, bool]:
+    """Whether the layer adds what each of its projections gives to the stream as it is: not so with a norm in between.
+
+    Found out by running it, since a config may switch it (OPT).
+    """
+    args, kwargs = call
+    attention_out, mlp_out = (layer.get_submodule(module) for module in (spec.attention_out, spec.mlp_out))
+    given: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda _, inputs, output: given.__setitem__(name, output.view_as(hidden))
+
+    with _hooked(attention_out, note(spec.attention_out)), _hooked(mlp_out, note(spec.mlp_out)):
+        whole = layer(hidden, *args, **kwargs)
+    with _hooked(mlp_out, _silence):
+        without_mlp = layer(hidden, *args, **kwargs)
+    slack = 1e-3 * float(whole.std())
+    return {
+        spec.attention_out: torch.allclose(hidden + given[spec.attention_out], without_mlp, rtol=1e-3, atol=slack),
+        spec.mlp_out: torch.allclose(without_mlp + given[spec.mlp_out], whole, rtol=1e-3, atol=slack),
+    }
+
+
+def _advance_parent(
+    layer: nn.Module,
+    spec: ArchitectureSpec,
+    projections: Sequence[str],
+    stream: list[Tensor],
+    calls: Sequence[Call],
+    direct: Mapping[str, bool],
+) -> dict[str, list[Tensor]]:
+    """Advance the parent's stream by a layer, and give the goals of ``projections``, batch by batch: where one writes directly,
+    the stream behind it, else what it gives."""
+    goals: dict[str, list[Tensor]] = {module: [] for module in projections}
+    for batch, (args, kwargs) in enumerate(calls):
+        hidden = stream[batch]
+
+        def note(module: str, hidden: Tensor = hidden) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            offset = hidden if direct[module] else 0
+            return lambda _, inputs, output: goals[module].append(offset + output.view_as(hidden))
+
+        with ExitStack() as hooks:
+            for module in projections:
+                if module == spec.attention_out or not direct[module]:
+                    hooks.enter_context(_hooked(layer.get_submodule(module), note(module)))
+            stream[batch] = layer(hidden, *args, **kwargs)
+        if spec.mlp_out in projections and direct[spec.mlp_out]:
+            goals[spec.mlp_out].append(stream[batch])  # the layer ends here
+    return goals
+
+
+class _Caught(Exception):
+    """A projection was reached; the rest of the layer need not run."""
+
+
+def _given_to(layer: nn.Module, module: str, hidden: Tensor, call: Call) -> Tensor:
+    """What a projection is given, without running what comes behind it."""
+    caught: list[Tensor] = []
+
+    def catch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        caught.append(inputs[0])
+        raise _Caught
+
+    args, kwargs = call
+    handle = layer.get_submodule(module).register_forward_pre_hook(catch)
+    try:
+        layer(hidden, *args, **kwargs)
+    except _Caught:
+        pass
+    finally:
+        handle.remove()
+    return caught[0]
+
+
+def _without_mlp(layer: nn.Module, mlp_out: nn.Module, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """What the layer gives when its MLP writes nothing, and what ``mlp_out`` is given meanwhile."""
     caught: list[Tensor] = []
 
@@ -189,55 +278,115 @@ def _without_mlp(layer: nn.Module, mlp_out: nn.Linear, hidden: Tensor, call: Cal
         return torch.zeros_like(output)
 
     args, kwargs = call
-    handle = mlp_out.register_forward_hook(silence)
-    try:
+    with _hooked(mlp_out, silence):
         return layer(hidden, *args, **kwargs), caught[0]
-    finally:
-        handle.remove()
-
-
-def _adds_to_stream(layer: nn.Module, mlp_out: nn.Linear, hidden: Tensor, call: Call) -> bool:
-    """Whether the layer gives what it gives without its MLP, plus what its MLP writes: not so with a norm in between."""
-    args, kwargs = call
-    before, activations = _without_mlp(layer, mlp_out, hidden, call)
-    after = layer(hidden, *args, **kwargs)
-    return torch.allclose(before + mlp_out(activations).view_as(before), after, rtol=1e-3, atol=1e-3 * float(after.std()))
 
 
 def _samples(
-    layer: nn.Module, mlp_out: nn.Linear, stream: list[Tensor], calls: Sequence[Call], goals: list[Tensor], adds_to_stream: bool
+    layer: nn.Module,
+    spec: ArchitectureSpec,
+    module: str,
+    stream: list[Tensor],
+    calls: Sequence[Call],
+    goals: list[Tensor],
+    direct: bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per batch, what the child's ``mlp_out`` is given (tokens, I) and should write (tokens, H)."""
+    """Per batch, what the child's projection is given, (sequences, length, in_features), and should give, (…, hidden_size)."""
     for hidden, call, goal in zip(stream, calls, goals, strict=True):
-        before, activations = _without_mlp(layer, mlp_out, hidden, call)
-        target = goal - before if adds_to_stream else goal
-        yield activations.flatten(0, -2), target.flatten(0, -2)
+        if direct and module == spec.mlp_out:
+            before, given = _without_mlp(layer, layer.get_submodule(module), hidden, call)
+        else:
+            before, given = hidden, _given_to(layer, module, hidden, call)
+        yield given.view(*hidden.shape[:-1], -1), goal - before if direct else goal
 
 
-def refit_projection(mlp_out: nn.Linear, transposed: bool, samples: Iterable[tuple[Tensor, Tensor]], ridge: float) -> None:
-    """Fit the weight of a linear layer, in place, to write the targets of ``samples`` given their inputs; its bias stays."""
-    weight = mlp_out.weight.T if transposed else mlp_out.weight  # (H, I); a view, written to below
-    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
-    cross = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
-    for activations, target in samples:
-        if mlp_out.bias is not None:
-            target = target - mlp_out.bias
-        for start in range(0, len(gram), BLOCK_COLUMNS):
+def refit_projection(projection: nn.Linear, transposed: bool, samples: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Fit weight and bias of a linear layer, in place, to give the targets of ``samples`` (see :func:`_samples`)."""
+    weight = projection.weight.T if transposed else projection.weight  # (out_features, in_features); a view, written to below
+    prior = weight if projection.bias is None else torch.cat([weight, projection.bias[:, None]], 1)  # its input is 1
+    fitted, held_back = _Sums(prior), _HeldBack()
+    seen = 0  # sequences
+    for given, target in samples:
+        if projection.bias is not None:
+            given = torch.cat([given, given.new_ones(*given.shape[:-1], 1)], -1)
+        numbers = torch.arange(seen + 1, seen + 1 + len(given), device=given.device)
+        aside = (numbers % HELD_BACK_EVERY == 0) & (numbers * given.shape[1] <= HELD_BACK_EVERY * HELD_BACK_TOKENS)
+        for sums, which in ((held_back, aside), (fitted, ~aside)):
+            sums.add(given[which].flatten(0, 1), target[which].flatten(0, 1))
+        seen += len(given)
+    ridge = held_back.choose(fitted)
+    solved = fitted.solve(ridge, last=True)
+    weight.copy_(solved[:, : weight.shape[1]])
+    if projection.bias is not None:
+        projection.bias.copy_(solved[:, -1])
+
+
+class _HeldBack:
+    """Calibration sequences that the strength of the ridge is chosen on."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """``inputs`` (tokens, in), ``targets`` (tokens, out)."""
+        if len(inputs):
+            self.kept.append((inputs, targets))
+
+    def choose(self, fitted: _Sums) -> float:
+        """The ridge under which what ``fitted`` holds predicts these targets best; then ``fitted`` holds these too."""
+        if not self.kept:
+            return RIDGE
+        errors = {ridge: self._error(fitted.solve(ridge)) for ridge in RIDGES}
+        for inputs, targets in self.kept:
+            fitted.add(inputs, targets)
+        return min(errors, key=errors.__getitem__)
+
+    def _error(self, weight: Tensor) -> float:
+        weight = weight.float()
+        return sum(float((targets - inputs @ weight.T).square().sum()) for inputs, targets in self.kept)
+
+
+class _Sums:
+    """Σ a aᵀ (in, in) and Σ t aᵀ (out, in) over inputs a and targets t: all that least squares needs of the text."""
+
+    def __init__(self, prior: Tensor) -> None:
+        """``prior`` (out, in): the weights to pull towards."""
+        size = prior.shape[1]
+        self.prior = prior
+        self.gram = torch.zeros(size, size, dtype=torch.float64, device=prior.device)
+        self.cross = torch.zeros(prior.shape, dtype=torch.float64, device=prior.device)
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """``inputs`` (tokens, in), ``targets`` (tokens, out)."""
+        for start in range(0, len(self.gram), BLOCK_COLUMNS):
             block = slice(start, start + BLOCK_COLUMNS)
-            gram[block] += activations[:, block].T @ activations
-        cross += target.T @ activations
-    weight.copy_(solve(gram, cross, weight, ridge))
+            self.gram[block] += inputs[:, block].T @ inputs
+        self.cross += targets.T @ inputs
 
+    def solve(self, ridge: float, last: bool = False) -> Tensor:
+        """argmin_W Σ‖t − W a‖² + Σ_j λ_j ‖W_j − prior_j‖², λ_j = ``ridge`` · Σ a_j²: the pull is as strong for a quiet input as
+        for a loud one, and directions that the text doesn't show stay as they were. (out, in)
 
-def solve(gram: Tensor, cross: Tensor, weight: Tensor, ridge: float = RIDGE) -> Tensor:
-    """argmin_W Σ‖t − W a‖² + λ‖W − weight‖², from Σ a aᵀ (I, I) and Σ t aᵀ (H, I), which are used up; λ = ridge · mean
-    diagonal. (H, I)
+        The ``last`` solution uses up the sums.
+        """
+        gram, diagonal = self.gram, self.gram.diagonal().clone()
+        strengths = ridge * diagonal + torch.finfo(gram.dtype).tiny ** 0.5
+        right = self.cross if last else self.cross.clone()
+        for row, prior in zip(right, self.prior, strict=True):  # a row at a time: in fp64 the prior is as large as the sums
+            row.addcmul_(prior.double(), strengths)
+        gram.diagonal().add_(strengths)
+        # SciPy factors and solves in place (of column-major arrays, which the transposes are); torch would copy both. What it
+        # overwrites is one triangle: the other one restores it.
+        factor = cho_factor(gram.cpu().numpy().T, lower=True, overwrite_a=True, check_finite=False)
+        solution = torch.from_numpy(cho_solve(factor, right.cpu().numpy().T, overwrite_b=True, check_finite=False).T)
+        if not last:
+            self._restore(diagonal)
+        return solution.to(gram.device)
 
-    Pulling towards the parent's weights instead of zero leaves directions that the text doesn't show as they were.
-    """
-    strength = ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
-    gram.diagonal().add_(strength)
-    cross.add_(weight, alpha=float(strength))
-    # SciPy factors and solves in place (of column-major arrays, which the transposes are); torch would copy both.
-    factor = cho_factor(gram.cpu().numpy().T, lower=True, overwrite_a=True, check_finite=False)
-    return torch.from_numpy(cho_solve(factor, cross.cpu().numpy().T, overwrite_b=True, check_finite=False).T)
+    def _restore(self, diagonal: Tensor) -> None:
+        for start in range(0, len(self.gram), BLOCK_COLUMNS):
+            end = start + BLOCK_COLUMNS
+            square = self.gram[start:end, start:end].tril(-1)
+            self.gram[start:end, start:end] = square + square.T
+            self.gram[start:end, end:] = self.gram[end:, start:end].T
+        self.gram.diagonal().copy_(diagonal)

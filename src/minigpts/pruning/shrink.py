@@ -6,13 +6,14 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from minigpts import artifacts, checkpoint
+from minigpts.architectures.registry import spec_for
 from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.corpus import packing
 from minigpts.errors import UserError
@@ -35,50 +36,91 @@ class Cut:
     neurons: neurons.NeuronScores
     group_scores: list[Tensor] | None  # (num_key_value_heads,); None where no head goes
     layer_scores: Tensor  # (num_hidden_layers,)
-    num_below_threshold: int  # neurons of the layers that stay with m_j ≤ ε; the budget unless a target sets it
+    num_below_threshold: int  # neurons of the layers that stay with m_j ≤ ε; the budget unless a plan sets it
 
 
-def plan_cut(
-    stored: checkpoint.StoredWeights,
-    config: PreTrainedConfig,
-    spec: ArchitectureSpec,
-    statistics: Mapping[str, Tensor],
-    *,
-    criterion: neurons.Criterion,
-    seed: int,
-    threshold: float,
-    target_size_reduction: float | None,
-    allocation: plan.Allocation,
-    multiple_of: int,
-    num_removed_groups: int,
-    num_removed_layers: int,
-    marked: Mapping[str, linear.LinearMarks],
-) -> Cut:
-    """Choose layers first, then the neurons and the key/value groups of the layers that stay."""
-    num_layers, attention = config.num_hidden_layers, AttentionShape.of(config)
+@dataclass(frozen=True)
+class Parent:
+    """The model that is cut, and what its profile says."""
+
+    folder: Path
+    config: PreTrainedConfig
+    spec: ArchitectureSpec
+    stored: checkpoint.StoredWeights
+    statistics: Mapping[str, Tensor]
+
+    @classmethod
+    def load(cls, folder: Path, statistics: Path) -> Parent:
+        """From a checkpoint folder and what profile_activations wrote; no tensor of the model is read yet."""
+        config = checkpoint.load_config(folder)
+        spec, stored = spec_for(config.model_type), checkpoint.StoredWeights(folder)
+        return cls(folder, config, spec, stored, artifacts.read_tensors(statistics))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a cut."""
+
+    criterion: neurons.Criterion
+    seed: int  # of criterion random
+    allocation: plan.Allocation
+    multiple_of: int  # widths kept are multiples of this
+    threshold: float = 0.0  # ε: neurons at or below it are the budget, unless ``widths`` say how many stay
+    num_removed_groups: int = 0  # key/value heads of every layer
+    num_removed_layers: int = 0
+    widths: Sequence[int] | None = None  # of the layers that stay
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How what stays makes up for what goes."""
+
+    refit: Literal["none", "bias", "least_squares"]
+    texts: Sequence[str]  # calibration documents that least_squares is fitted on
+    sequence_length: int  # tokens in one packed sequence of them
+    runtime: Runtime
+
+
+def plan_cut(parent: Parent, request: Request, marked: Mapping[str, linear.LinearMarks] | None = None) -> Cut:
+    """Choose layers first, then the neurons and the key/value groups of the layers that stay; neurons that the paper's linear
+    rule can remove wherever it has ``marked`` something go besides."""
+    stored, spec, statistics, criterion = parent.stored, parent.spec, parent.statistics, request.criterion
+    num_layers, attention = parent.config.num_hidden_layers, AttentionShape.of(parent.config)
     layer_scores = layers.scores(statistics, num_layers)
-    if num_removed_layers >= num_layers:
-        raise UserError(f"params.yaml: prune_neurons.layers is {num_removed_layers}, but the model has {num_layers} layers")
-    (kept_layers,) = plan.keep_highest([layer_scores], [num_layers - num_removed_layers])
-    found = neurons.scores(stored, spec, statistics, num_layers, criterion, seed)
-    target = target_size_reduction
-    kept = neurons.plan_cut(
-        found,
-        kept_layers.tolist(),
-        threshold=threshold,
-        allocation=allocation,
-        multiple_of=multiple_of,
-        budget=None if target is None else neurons.budget_for(target, stored.shapes, spec, kept_layers.tolist()),
-        silenced=[linear.removable_neurons(marked, stored.shapes, spec, index) for index in range(num_layers)] if marked else None,
-    )
+    kept_layers = layers.kept(layer_scores, request.num_removed_layers)
+    found = neurons.scores(stored, spec, statistics, num_layers, criterion, request.seed)
+    if request.widths is not None:
+        kept = plan.keep_highest([found.scores[index] for index in kept_layers], request.widths)
+    else:
+        kept = neurons.plan_cut(
+            found,
+            kept_layers,
+            threshold=request.threshold,
+            allocation=request.allocation,
+            multiple_of=request.multiple_of,
+            silenced=[linear.removable_neurons(marked, stored.shapes, spec, index) for index in range(num_layers)]
+            if marked
+            else None,
+        )
     group_scores, groups = None, [torch.arange(attention.num_groups)] * num_layers
-    if num_removed_groups:
-        heads.require_removable(spec, attention, num_removed_groups)
-        group_scores = heads.scores(stored, spec, attention, statistics, num_layers)
-        groups = plan.keep_highest(group_scores, [attention.num_groups - num_removed_groups] * num_layers)
-    cuts = [LayerCut(index, keep, groups[index]) for index, keep in zip(kept_layers.tolist(), kept, strict=True)]
-    num_below = sum(plan.below_threshold([found.mean_abs[cut.index] for cut in cuts], threshold))
+    if request.num_removed_groups:
+        heads.require_removable(spec, attention, request.num_removed_groups)
+        group_scores = heads.scores(stored, spec, attention, statistics, num_layers, criterion)
+        groups = plan.keep_highest(group_scores, [attention.num_groups - request.num_removed_groups] * num_layers)
+    cuts = [LayerCut(index, keep, groups[index]) for index, keep in zip(kept_layers, kept, strict=True)]
+    num_below = sum(plan.below_threshold([found.mean_abs[cut.index] for cut in cuts], request.threshold))
     return Cut(cuts, attention, found, group_scores, layer_scores, num_below)
+
+
+def child(
+    parent: Parent, cut: Cut, recovery: Recovery, marked: Mapping[str, linear.LinearMarks] | None = None
+) -> tuple[PreTrainedConfig, checkpoint.NamedTensors]:
+    """The child's config, and its tensors as they come, the output projections having made up for what went."""
+    stored, spec = parent.stored, parent.spec
+    config = shrunk_config(parent.config, spec, cut, with_biases=recovery.refit == "bias")
+    refitted = refitted_weights(parent, config, cut, recovery) if recovery.refit == "least_squares" else None
+    means_from = parent.statistics if recovery.refit == "bias" else None
+    return config, sliced(stored, spec, cut, marked=marked, means_from=means_from, refitted=refitted)
 
 
 def linear_marks(statistics: Mapping[str, Tensor], threshold: float | None) -> dict[str, linear.LinearMarks]:
@@ -112,7 +154,7 @@ def sliced(
     *,
     marked: Mapping[str, linear.LinearMarks] | None = None,
     means_from: Mapping[str, Tensor] | None = None,
-    refitted: Iterator[Tensor] | None = None,
+    refitted: Iterator[dict[str, Tensor]] | None = None,
 ) -> checkpoint.NamedTensors:
     """The child's tensors by name, a layer at a time: zeros where ``marked`` says so; with ``means_from`` (the profile's
     statistics) the means of the neurons that go folded into the output biases; with ``refitted`` its weights of the output
@@ -126,30 +168,20 @@ def sliced(
             tensors = refit.with_folded_means(tensors, spec, mean, layer.neurons)
         tensors = slice_layer(tensors, spec, layer, cut.attention)
         if refitted is not None:
-            tensors[f"{spec.mlp_out}.weight"] = next(refitted)
+            tensors |= next(refitted)
         for name, tensor in tensors.items():
             untouched = tensor is whole.get(name)
             yield spec.layer(position, name), stored.entries[spec.layer(layer.index, name)] if untouched else tensor
 
 
-def refitted_weights(
-    stored: checkpoint.StoredWeights,
-    parent: Path,
-    child: PreTrainedConfig,
-    spec: ArchitectureSpec,
-    cut: Cut,
-    text: Path,
-    sequence_length: int,
-    runtime: Runtime,
-) -> Iterator[Tensor]:
-    """The weights of the child's output projections, layer by layer, refitted on the calibration ``text``."""
-    where = device(runtime)
-    config = checkpoint.load_config(parent)
-    packing.require_positions(config, sequence_length, "prune_neurons.sequence_length")
-    documents = packing.encode_lazily(checkpoint.load_fast_tokenizer(parent), artifacts.read_table(text, ["text"])["text"])
-    tokens = torch.from_numpy(packing.pack(documents, packing.separator_id(config), sequence_length)).to(where)
-    rows = max(runtime.batch_tokens // sequence_length, 1)
-    return refit.least_squares(stored, config, child, spec, cut.layers, cut.attention, tokens, rows)
+def refitted_weights(parent: Parent, child: PreTrainedConfig, cut: Cut, recovery: Recovery) -> Iterator[dict[str, Tensor]]:
+    """The weights of the child's output projections, layer by layer, refitted on the calibration text."""
+    where, length = device(recovery.runtime), recovery.sequence_length
+    packing.require_positions(parent.config, length, "prune_neurons.sequence_length")
+    documents = packing.encode_lazily(checkpoint.load_fast_tokenizer(parent.folder), recovery.texts)
+    tokens = torch.from_numpy(packing.pack(documents, packing.separator_id(parent.config), length)).to(where)
+    rows = max(recovery.runtime.batch_tokens // length, 1)
+    return refit.least_squares(parent.stored, parent.config, child, parent.spec, cut.layers, cut.attention, tokens, rows)
 
 
 def outside_layers(stored: checkpoint.StoredWeights, spec: ArchitectureSpec) -> Iterator[tuple[str, artifacts.StoredTensor]]:

@@ -1,10 +1,10 @@
-"""The five pictures of a run. Each function takes plain data and gives a :class:`Picture`, which draws itself in a theme."""
+"""The pictures of a run. Each function takes plain data and gives a :class:`Picture`, which draws itself in a theme."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -143,9 +143,14 @@ def _span(values: Sequence[int]) -> str:
 
 
 def recovery(
-    tokens: Sequence[int], bits_per_byte: Sequence[float], parent_bits_per_byte: float, recovered_at_tokens: int | None
+    tokens: Sequence[int],
+    bits_per_byte: Sequence[float],
+    parent_bits_per_byte: float,
+    recovered_at_tokens: int | None,
+    acc_norm: Sequence[float] = (),
+    parent_acc_norm: float | None = None,
 ) -> Picture:
-    """Validation bits per byte over the tokens of fine-tuning, against the parent's."""
+    """Validation bits per byte over the tokens of fine-tuning, against the parent's; below it, where there are any, answers."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         thousands = np.asarray(tokens) / 1000
@@ -155,17 +160,35 @@ def recovery(
             point = list(tokens).index(recovered_at_tokens)
             where = (thousands[point], bits_per_byte[point])
             axes.plot(*where, "*", color=theme.cut, markersize=14, label=f"recovered at {recovered_at_tokens / 1000:,.0f}k tokens")
-        axes.set(xlabel="tokens of fine-tuning (thousands)", ylabel="validation bits per byte")
+        axes.set_ylabel("bits per byte")
         axes.margins(y=0.12)
         axes.legend(loc="best")
+        lowest = axes
+        if acc_norm:
+            rows = axes.figure.add_gridspec(2, 1, height_ratios=(3, 2))  # type: ignore[union-attr]
+            axes.set_subplotspec(rows[0])
+            axes.tick_params(labelbottom=False)
+            lowest = axes.figure.add_subplot(rows[1], sharex=axes)
+            lowest.plot(thousands, np.multiply(acc_norm, 100), color=theme.child, marker="o", markersize=4.5)
+            if parent_acc_norm is not None:
+                lowest.axhline(parent_acc_norm * 100, color=theme.parent, linestyle="--", label=f"parent: {parent_acc_norm:.0%}")
+                lowest.legend(loc="best")
+            lowest.set_ylabel("answers (%)")
+            lowest.margins(y=0.2)
+        lowest.set_xlabel("tokens of fine-tuning (thousands)")
 
+    below, answers = "", ""
+    if acc_norm:
+        below = ", and the share of validation questions it gets right"
+        answers = f" Of the validation questions it gets {acc_norm[0]:.0%} right before tuning and {acc_norm[-1]:.0%} after."
     end = "has not recovered" if recovered_at_tokens is None else f"recovered after {recovered_at_tokens:,} tokens"
     return Picture(
         "recovery",
         "How fast it recovers",
-        f"Bits per byte on the validation text while the child is tuned (lower is better): it {end}, and its lowest point is kept.",
-        f"Validation bits per byte fall from {bits_per_byte[0]:.3f} to {bits_per_byte[-1]:.3f} over {tokens[-1]:,} tokens; the"
-        f" parent stands at {parent_bits_per_byte:.3f}. The child {end}.",
+        f"Bits per byte on the validation text while the child is tuned (lower is better){below}: it {end}. The lowest point is"
+        " kept, unless answers were lost on the way.",
+        f"Validation bits per byte go from {bits_per_byte[0]:.3f} to {bits_per_byte[-1]:.3f} over {tokens[-1]:,} tokens; the"
+        f" parent stands at {parent_bits_per_byte:.3f}. The child {end}.{answers}",
         draw,
     )
 
@@ -197,5 +220,41 @@ def where_the_bytes_went(parent: Mapping[str, int], child: Mapping[str, int]) ->
         "Where the bytes went",
         f"The weights file by part of the model, in parent and child: {share}.",
         "Bytes by part, parent to child: " + "; ".join(f"{part} {parent[part]:,} to {child[part]:,}" for part in parts) + ".",
+        draw,
+    )
+
+
+def plan(rows: Sequence[Mapping[str, Any]]) -> Picture:
+    """What removing each resource alone would cost, and what the budget takes of each.
+
+    ``rows`` are those of ``metrics/plots/plan.csv``: kind, bytes_freed, damage (bits per byte) and chosen.
+    """
+    chosen = {row["kind"]: row for row in rows if row["chosen"]}
+    total = sum(row["bytes_freed"] for row in chosen.values())
+    shares = {kind: row["bytes_freed"] / total for kind, row in chosen.items()} if total else {}
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        if not chosen:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "No budget is set: thresholds decide.", transform=axes.transAxes, ha="center")
+            return
+        colors, markers = (theme.child, theme.cut, theme.parent, theme.ink), "osD^"
+        for (kind, share), color, marker in zip(shares.items(), colors, markers, strict=False):
+            points = sorted((row["bytes_freed"] / 1e6, row["damage"]) for row in rows if row["kind"] == kind and not row["chosen"])
+            label = f"{kind}: {chosen[kind]['bytes_freed'] / 1e6:,.3g} MB ({share:.0%})"
+            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, label=label)
+            where = (chosen[kind]["bytes_freed"] / 1e6, chosen[kind]["damage"])
+            axes.plot(*where, marker, color=color, markersize=10, markerfacecolor="none")
+        axes.set_yscale("symlog", linthresh=0.01)
+        axes.set(xlabel="weights freed (MB)", ylabel="damage (bits per byte)")
+        axes.legend(loc="best", title="what the budget takes (large markers)", title_fontsize=8.5)
+
+    words = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items()) or "no budget is set"
+    return Picture(
+        "plan",
+        "Where the budget is spent",
+        "Damage to held-back calibration text when one resource alone is cut and the rest is refitted; large markers are what the"
+        f" plan takes. Bytes freed by kind: {words}.",
+        f"Damage in bits per byte over megabytes freed, a curve for each resource. Bytes freed by kind: {words}.",
         draw,
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.params import require
 
@@ -25,6 +27,11 @@ class Recipe:
     patience: int  # plateau: evaluations in a row without a better one
     evaluations: int  # spread evenly over the budget, the last at its end; one more comes before the first step
     seed: int  # of the data order, and of dropout where the model has it
+    distillation: float  # weight of the teacher's distribution in the loss; the rest is the text's own
+    teacher: str  # the checkpoint folder to distil from, below data/checkpoints; dvc.yaml makes it the stage's --teacher
+    lora_rank: int  # rank of the adapters that are tuned instead of the weights, and merged on saving; 0: the weights
+    general_text: str | None  # local text to blend in: a file or folder, read as dataset.source is
+    general_share: float  # of the packed sequences that come from it
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -35,6 +42,11 @@ class Recipe:
         for name in ("batch_size", "max_epochs", "patience", "evaluations"):
             require(getattr(self, name) >= 1, f"finetune.{name} must be ≥ 1", getattr(self, name))
         require(self.seed >= 0, "finetune.seed must be ≥ 0", self.seed)
+        require(0 <= self.distillation <= 1, "finetune.distillation must be ≥ 0 and ≤ 1", self.distillation)
+        require(self.lora_rank >= 0, "finetune.lora_rank must be ≥ 0", self.lora_rank)
+        require(0 <= self.general_share < 1, "finetune.general_share must be ≥ 0 and < 1", self.general_share)
+        if self.general_share > 0:
+            require(self.general_text is not None, "finetune.general_share > 0 needs a finetune.general_text", self.general_text)
         rule = f"finetune.max_tokens must be ≥ batch_size × sequence_length = {self.tokens_per_step}"
         require(self.max_tokens >= self.tokens_per_step, rule, self.max_tokens)
 
@@ -60,17 +72,90 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One point of the recovery curve."""
+    """One point of the recovery curve. Without validation questions there are no accuracies."""
 
     step: int
     tokens: int  # seen so far
     validation_bits_per_byte: float
     train_loss: float | None  # mean nats per token over the steps since the previous point; None before the first step
+    validation_acc: float | None = None
+    validation_acc_norm: float | None = None
+    validation_acc_norm_stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What the parent scores on the same validation text and questions: recovery is measured against it."""
+
+    bits_per_byte: float
+    acc: float | None = None
+    acc_norm: float | None = None
+
+
+def read_parent(path: Path) -> Parent:
+    """From the metrics that ``evaluate`` wrote of the parent. Raises UserError when its bits per byte are not there."""
+    metrics = artifacts.read_json(path)
+    value = metrics.get("validation_bits_per_byte")
+    if not isinstance(value, int | float):
+        raise UserError(f"{path}: no validation_bits_per_byte; run `dvc repro evaluate@base` to make it")
+    return Parent(value, metrics.get("validation_acc"), metrics.get("validation_acc_norm"))
+
+
+OVERFIT = 1.005  # the last point's bits per byte over the lowest's, beyond which tuning went on for too long
 
 
 def best(curve: Sequence[Evaluation]) -> Evaluation:
-    """The first of the lowest points."""
-    return min(curve, key=lambda point: point.validation_bits_per_byte)
+    """The point whose weights are kept: bits per byte decide, answers have a veto.
+
+    A point takes the place of the one kept when its bits per byte are lower, unless its ``acc_norm`` is more than one
+    standard error below the highest so far. Going through the curve in order, that never asks for weights already let go.
+    """
+    kept = highest = curve[0]
+    for point in curve[1:]:
+        highest = point if _acc_norm(point) > _acc_norm(highest) else highest
+        if point.validation_bits_per_byte < kept.validation_bits_per_byte and not _lost_answers(point, highest):
+            kept = point
+    return kept
+
+
+def _acc_norm(point: Evaluation) -> float:
+    return 0.0 if point.validation_acc_norm is None else point.validation_acc_norm
+
+
+def _lost_answers(point: Evaluation, reference: Evaluation) -> bool:
+    """Whether ``acc_norm`` is more than one standard error (the reference's) below the reference's."""
+    return _acc_norm(point) < _acc_norm(reference) - (reference.validation_acc_norm_stderr or 0.0)
+
+
+def overfitting(curve: Sequence[Evaluation]) -> bool:
+    """Whether the last point's bits per byte are clearly above the lowest: the training text is being learnt by heart."""
+    return curve[-1].validation_bits_per_byte > OVERFIT * _lowest(curve)
+
+
+def answers_lost(curve: Sequence[Evaluation]) -> bool:
+    """Whether the last point answers fewer questions than there were before tuning, by more than a standard error."""
+    return _lost_answers(curve[-1], curve[0])
+
+
+def _lowest(curve: Sequence[Evaluation]) -> float:
+    return min(point.validation_bits_per_byte for point in curve)
+
+
+def warnings(curve: Sequence[Evaluation]) -> list[str]:
+    """What the user should know of how tuning ended, a line each: overfitting, answers lost, what is kept for it."""
+    first, last, top = curve[0], curve[-1], best(curve)
+    lines, kept = [], f"the weights of step {top.step} are kept"
+    if overfitting(curve):
+        rise = last.validation_bits_per_byte / _lowest(curve) - 1
+        lines.append(f"overfitting: validation bits per byte end {rise:.1%} above their lowest; {kept}")
+    if answers_lost(curve):
+        lines.append(
+            f"answers lost: acc_norm on the validation questions fell from {_acc_norm(first):.3f} to {_acc_norm(last):.3f} in"
+            f" tuning, more than a standard error ({first.validation_acc_norm_stderr:.3f}); {kept}"
+        )
+    elif top.validation_bits_per_byte > _lowest(curve):
+        lines.append(f"answers lost on the way: bits per byte fell on after step {top.step}, answers fell with them; {kept}")
+    return lines
 
 
 def stop_reason(curve: Sequence[Evaluation], recipe: Recipe, parent: float, steps: int) -> str | None:
@@ -83,10 +168,14 @@ def stop_reason(curve: Sequence[Evaluation], recipe: Recipe, parent: float, step
     return "budget" if last.step >= steps else None
 
 
-def summary(curve: Sequence[Evaluation], reason: str, parent: float, epochs: float) -> dict[str, Any]:
+SCORES = ("validation_bits_per_byte", "validation_acc", "validation_acc_norm")
+
+
+def summary(curve: Sequence[Evaluation], reason: str, parent: Parent, epochs: float) -> dict[str, Any]:
     """The metrics of a finished run. ``epochs``: passes over the whole training text. Bits per byte are on validation text."""
-    first, last, top = curve[0], curve[-1], best(curve)
-    recovered = next((point for point in curve if point.validation_bits_per_byte <= parent), None)
+    last, top = curve[-1], best(curve)
+    recovered = next((point for point in curve if point.validation_bits_per_byte <= parent.bits_per_byte), None)
+    named = {"before": curve[0], "best": top, "last": last}
     return {
         "steps": last.step,
         "tokens": last.tokens,
@@ -95,25 +184,21 @@ def summary(curve: Sequence[Evaluation], reason: str, parent: float, epochs: flo
         "recovered": recovered is not None,
         "recovered_at_step": None if recovered is None else recovered.step,
         "recovered_at_tokens": None if recovered is None else recovered.tokens,
-        "parent_validation_bits_per_byte": parent,
-        "validation_bits_per_byte_before": first.validation_bits_per_byte,
-        "validation_bits_per_byte_best": top.validation_bits_per_byte,
-        "validation_bits_per_byte_last": last.validation_bits_per_byte,
+        "parent_validation_bits_per_byte": parent.bits_per_byte,
+        **{f"{score}_{name}": getattr(point, score) for score in SCORES for name, point in named.items()},
         "best_step": top.step,
-        "overfitting_bits_per_byte": last.validation_bits_per_byte - top.validation_bits_per_byte,  # 0: still improving
+        "overfitting": overfitting(curve),
+        "overfitting_bits_per_byte": last.validation_bits_per_byte - _lowest(curve),  # 0: still improving
+        "answers_lost": answers_lost(curve),
         "train_loss": last.train_loss,
     }
 
 
-def curve_rows(curve: Sequence[Evaluation], parent: float) -> list[dict[str, Any]]:
+def curve_rows(curve: Sequence[Evaluation], parent: Parent) -> list[dict[str, Any]]:
     """The curve with the parent's line beside it, as rows of a table."""
-    return [
-        {
-            "step": point.step,
-            "tokens": point.tokens,
-            "validation_bits_per_byte": point.validation_bits_per_byte,
-            "train_loss": point.train_loss,
-            "parent_validation_bits_per_byte": parent,
-        }
-        for point in curve
-    ]
+    beside = {
+        "parent_validation_bits_per_byte": parent.bits_per_byte,
+        "parent_validation_acc": parent.acc,
+        "parent_validation_acc_norm": parent.acc_norm,
+    }
+    return [{**asdict(point), **beside} for point in curve]

@@ -10,8 +10,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ CURVE = "curve.jsonl"
 def fingerprint(params: Mapping[str, Any], inputs: Iterable[Path]) -> str:
     """A name for the run: sha256 over its params, the bytes of its input files and folders, this code and its libraries."""
     digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
-    for name in ("torch", "transformers", "accelerate"):
-        digest.update(f"{name}=={version(name)}".encode())
+    for name in ("torch", "transformers", "accelerate", "peft"):
+        with suppress(PackageNotFoundError):  # peft is an extra
+            digest.update(f"{name}=={version(name)}".encode())
     for path in (*inputs, Path(__file__).parent):
         files = sorted(file for file in path.rglob("*") if file.suffix != ".pyc") if path.is_dir() else [path]
         for file in filter(Path.is_file, files):

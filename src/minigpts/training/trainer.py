@@ -1,7 +1,8 @@
 """Recovery: fine-tuning on the Hugging Face Trainer that a SIGKILL can't change.
 
-The Trainer owns the loop, the optimizer, distribution and its checkpoints. Added here: a validation score in bits per
-byte as the evaluation, the three ways to stop, the best weights kept aside, and a checkpoint that counts only when whole.
+The Trainer owns the loop, the optimizer, distribution and its checkpoints. Added here: bits per byte and answers on
+validation text as the evaluation, the three ways to stop, the best weights kept aside, documents that share a row without
+seeing one another, a loss without logits, a teacher, and a checkpoint that counts only when whole.
 Checkpoints are taken at evaluations, where the Trainer's sums of the loss start anew, so that a resumed run repeats the
 uninterrupted one's arithmetic exactly.
 """
@@ -23,14 +24,15 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from minigpts import artifacts, checkpoint
+from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.evaluation import language_modeling
+from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.params import Runtime
-from minigpts.training import resuming
-from minigpts.training.data import PackedSequences, collate
+from minigpts.training import lora, resuming
+from minigpts.training.data import PackedSequences, alone, collate
+from minigpts.training.distillation import Teacher
 from minigpts.training.loss import fused_loss
-from minigpts.training.recipe import Evaluation, Recipe, best, stop_reason
+from minigpts.training.recipe import Evaluation, Parent, Recipe, best, stop_reason
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -45,7 +47,8 @@ class Validation:
     tokenizer: Tokenizer
     texts: Sequence[str]
     sequence_length: int  # the window the parent was scored with
-    parent_bits_per_byte: float
+    parent: Parent
+    questions: Sequence[Mapping[str, Any]] = ()  # multiple choice; without any, bits per byte alone are watched
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,20 @@ def recover(
     runtime: Runtime,
     dtype: torch.dtype,
     state: Path,
+    teacher: Teacher | None = None,
 ) -> Recovery:
-    """Tune an fp32 ``model`` in place on ``sequences`` (num_sequences, sequence_length) until ``recipe`` says stop.
+    """Tune an fp32 ``model`` in place on ``sequences`` (num_sequences, 2, sequence_length) until ``recipe`` says stop.
 
     ``state`` is the folder to resume from and to leave the best weights in, stored as ``dtype``; the caller removes it.
     Raises UserError when the text doesn't fill a step or the loss is no longer a number.
     """
     logging.disable_progress_bar()  # of every checkpoint's writing
+    if recipe.lora_rank:
+        lora.attach(model, recipe.lora_rank, recipe.seed)
     with _deterministic():
-        arguments = training_arguments(recipe, runtime, recipe.steps(sequences.size), state)
-        trainer = _RecoveryTrainer(model, arguments, sequences, validation, recipe, runtime, dtype)
+        steps = recipe.steps(len(sequences) * recipe.sequence_length)
+        arguments = training_arguments(recipe, runtime, steps, state)
+        trainer = _RecoveryTrainer(model, arguments, sequences, validation, recipe, runtime, dtype, teacher)
         resumed = resuming.newest_checkpoint(state)
         if resumed is None:
             trainer.evaluate()
@@ -151,16 +158,22 @@ def _deterministic() -> Iterator[None]:
 
 
 class FusedTrainer(Trainer):
-    """The stock Trainer, with the loss computed without holding all logits."""
+    """The stock Trainer on rows of several documents, each alone, with the loss computed without holding all logits."""
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+    teacher: Teacher | None = None
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, by another way."""
-        with fused_loss(self.model):
-            return super().compute_loss(*args, **kwargs)
+        layout, soft = alone(self.model, inputs["labels"]), None
+        if self.teacher is not None:
+            with self.accelerator.autocast():
+                soft = self.teacher.soft_targets(inputs["input_ids"], layout)
+        with fused_loss(self.model, soft):
+            return super().compute_loss(model, {**inputs, **layout}, *args, **kwargs)
 
 
 class _RecoveryTrainer(FusedTrainer):
-    """Its evaluation is the bits per byte of the validation text; what it finds best it keeps aside."""
+    """Its evaluation is the validation text's bits per byte and the answers; what it finds best it keeps aside."""
 
     def __init__(
         self,
@@ -171,10 +184,12 @@ class _RecoveryTrainer(FusedTrainer):
         recipe: Recipe,
         runtime: Runtime,
         dtype: torch.dtype,
+        teacher: Teacher | None,
     ) -> None:
         data = PackedSequences(sequences, arguments.max_steps * recipe.batch_size, recipe.seed)
         super().__init__(model, arguments, data_collator=collate, train_dataset=data)
         self.validation, self.recipe, self.runtime, self.dtype = validation, recipe, runtime, dtype
+        self.teacher = None if teacher is None else teacher.to(self.args.device)
         self.curve: list[Evaluation] = []
         self.loss_sum, self.loss_steps = 0.0, 0  # of the steps since the last evaluation
         self.remove_callback(PrinterCallback)
@@ -183,7 +198,7 @@ class _RecoveryTrainer(FusedTrainer):
     @property
     def stop_reason(self) -> str | None:
         """Why tuning ends at the last evaluation, or None."""
-        return stop_reason(self.curve, self.recipe, self.validation.parent_bits_per_byte, self.args.max_steps)
+        return stop_reason(self.curve, self.recipe, self.validation.parent.bits_per_byte, self.args.max_steps)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add up the loss of the curve's next point. Raises UserError when it is no number."""
@@ -201,28 +216,30 @@ class _RecoveryTrainer(FusedTrainer):
             )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Score the validation text, add a point to the curve, keep the weights if they are the best so far."""
+        """Score validation text and questions, add a point to the curve, keep the weights if they are the best so far."""
         self.model.eval()
-        result = language_modeling.score(
-            self.model,
-            self.validation.tokenizer,
-            self.validation.texts,
-            sequence_length=self.validation.sequence_length,
-            batch_tokens=self.runtime.batch_tokens,
-        )
-        # Every process stops at the same point: the main one's figure holds for all.
-        (bits_per_byte,) = broadcast_object_list([result.bits_per_byte])
-        self._check(bits_per_byte, "validation bits per byte")
+        # Every process stops at the same point: the main one's figures hold for all.
+        (scores,) = broadcast_object_list([self._scores()])
+        self._check(scores["validation_bits_per_byte"], "validation bits per byte")
         step = self.state.global_step
         loss = self.loss_sum / self.loss_steps if self.loss_steps else None
-        self.curve.append(Evaluation(step, step * self.recipe.tokens_per_step, bits_per_byte, loss))
+        self.curve.append(Evaluation(step=step, tokens=step * self.recipe.tokens_per_step, train_loss=loss, **scores))
         self.loss_sum, self.loss_steps = 0.0, 0
         if best(self.curve).step == step and self.is_world_process_zero():
             path = resuming.best_weights(Path(self.args.output_dir), step)
-            artifacts.write_tensors(path, checkpoint.weights_of(self.model, self.dtype), {"format": "pt"})
-        metrics = {"eval_bits_per_byte": bits_per_byte}
-        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+            artifacts.write_tensors(path, lora.merged_weights(self.model, self.dtype), {"format": "pt"})
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
+        return scores
+
+    def _scores(self) -> dict[str, float]:
+        given, batch_tokens = self.validation, self.runtime.batch_tokens
+        result = language_modeling.score(
+            self.model, given.tokenizer, given.texts, sequence_length=given.sequence_length, batch_tokens=batch_tokens
+        )
+        answers = multiple_choice.score(self.model, given.tokenizer, given.questions, batch_tokens=batch_tokens)
+        accuracies = multiple_choice.accuracy(given.questions, answers)
+        watched = {f"validation_{name}": accuracies[name] for name in ("acc", "acc_norm", "acc_norm_stderr") if name in accuracies}
+        return {"validation_bits_per_byte": result.bits_per_byte, **watched}
 
 
 class _Schedule(TrainerCallback):
@@ -274,6 +291,9 @@ class _Schedule(TrainerCallback):
 
     def _show(self, loss: str = "") -> None:
         if self.bar is not None:
-            point, parent = self.trainer.curve[-1], self.trainer.validation.parent_bits_per_byte
+            point, parent = self.trainer.curve[-1], self.trainer.validation.parent.bits_per_byte
             shown = {"loss": loss} if loss else {}
-            self.bar.set_postfix(shown | {"bits_per_byte": f"{point.validation_bits_per_byte:.4f}", "parent": f"{parent:.4f}"})
+            shown |= {"bits_per_byte": f"{point.validation_bits_per_byte:.4f}", "parent": f"{parent:.4f}"}
+            if point.validation_acc_norm is not None:
+                shown["acc_norm"] = f"{point.validation_acc_norm:.3f}"
+            self.bar.set_postfix(shown)

@@ -39,23 +39,32 @@ REASONS = ("counted", "special", "byte", "template", "builds")
 def tokens_to_keep(
     definition: Mapping[str, Any], counts: NDArray[np.int64], threshold: float, special: Iterable[int], template: Iterable[int]
 ) -> dict[int, str]:
-    """The ids that stay, ascending, each with the first of :data:`REASONS` that holds for it.
+    """:func:`closure` of the tokens whose share of all ``counts`` (number of ids,) is above ``threshold``.
 
-    ``definition`` is tokenizer.json as a dict; ``counts`` (number of ids,) the occurrences of each id, of which those stay
-    whose share of all is above ``threshold``; ``special`` the ids that configs name, ``template`` those of the chat template.
-    Raises UserError for a tokenizer that can't be trimmed exactly, and when no token's share is above the threshold.
+    Raises UserError as that does, and when no token's share is above the threshold.
     """
-    dialect.require_exact(definition)
-    vocab = definition["model"]["vocab"]
     shares = counts / counts.sum()
     counted = {int(token_id) for token_id in np.flatnonzero(shares > threshold)}
     if not counted:
         raise UserError(
             f"params.yaml: embedding_threshold {threshold} drops every token; the most frequent has a share of {shares.max():.3g}"
         )
+    return closure(definition, counted, special, template)
+
+
+def closure(
+    definition: Mapping[str, Any], counted: Iterable[int], special: Iterable[int], template: Iterable[int]
+) -> dict[int, str]:
+    """The ids that stay, ascending, each with the first of :data:`REASONS` that holds for it.
+
+    ``definition`` is tokenizer.json as a dict; ``counted`` the ids that stay for their count, ``special`` those that configs
+    name, ``template`` those of the chat template. Raises UserError for a tokenizer that can't be trimmed exactly.
+    """
+    dialect.require_exact(definition)
+    vocab = definition["model"]["vocab"]
     named = ids_of(definition) | {*special} | {vocab[token] for token in dialect.unknown(definition)}
     base = {vocab[symbol] for symbol in dialect.base_symbols(definition)}
-    kept = _first_reasons(counted, named, base, {*template})
+    kept = _first_reasons({*counted}, named, base, {*template})
     for symbol in builders((token for token, token_id in vocab.items() if token_id in kept), dialect.ranks(definition)):
         kept.setdefault(vocab[symbol], "builds")
     return dict(sorted(kept.items()))

@@ -39,11 +39,10 @@ LENGTH = 40  # tokens in a sequence: longer than the sliding windows
 PARAMS: dict[str, Any] = {
     "threshold": 0.0,
     "embedding_threshold": 0.0,
-    "profile": {"sequence_length": LENGTH, "all_linear": True},
+    "profile": {"sequence_length": LENGTH, "all_linear": True, "gradient_tokens": 0},
     "prune_neurons": {
         "criterion": "wanda",
         "allocation": "uniform",
-        "target_size_reduction": 0.05,
         "multiple_of": 1,
         "refit": "none",
         "linear_threshold": None,
@@ -64,6 +63,11 @@ PARAMS: dict[str, Any] = {
         "patience": 1,
         "evaluations": 1,
         "seed": 0,
+        "distillation": 0.5,
+        "teacher": "base",
+        "lora_rank": 0,
+        "general_text": None,
+        "general_share": 0.0,
     },
     "evaluate": {"sequence_length": 64},
     "runtime": {"batch_tokens": 160, "num_threads": None},
@@ -88,6 +92,7 @@ class Family:
         profile_activations.main(arguments(model=self.base, text=data / "text.parquet", out=self.stats, params=params))
         # Layer 0 is said to do nothing, so that it is the one that goes and the numbers of those that stay change.
         statistics = artifacts.read_tensors(self.stats)
+        self.mean_abs = torch.stack([statistics[f"layers.{index}.mlp.abs_sum"] for index in range(3)]) / statistics["count"]
         statistics["layers.0.block.cosine_sum"] = statistics["count"].double()
         self.tilted_stats = folder / "tilted_stats.safetensors"
         artifacts.write_tensors(self.tilted_stats, statistics)
@@ -97,8 +102,10 @@ class Family:
         path.write_text(yaml.safe_dump({**PARAMS, **top, "prune_neurons": {**PARAMS["prune_neurons"], **prune}}))
         return path
 
-    def prune(self, name: str, threshold: float = 0.0, **settings: Any) -> Path:
-        """The prune_neurons stage's checkpoint folder; its metrics lie beside it as json."""
+    def prune(self, name: str, threshold: float | None = None, **settings: Any) -> Path:
+        """The prune_neurons stage's checkpoint folder; its metrics lie beside it as json. A tenth of the neurons goes, unless
+        ``threshold`` says which."""
+        threshold = float(self.mean_abs.quantile(0.1)) if threshold is None else threshold
         params = self.params(name, settings, threshold=threshold)
         outputs = {"out": self.folder / name, "metrics": self.folder / f"{name}.json", "widths": self.folder / f"{name}.csv"}
         prune_neurons.main(
@@ -254,10 +261,9 @@ def test_stock_classes_load_it_to_the_bit(
 
 @pytest.mark.parametrize(("allocation", "num_layers"), [("per_layer", 0), ("adaptive", 1)])
 def test_uneven_widths(family: Family, allocation: str, num_layers: int):
-    statistics = artifacts.read_tensors(family.stats)
-    means = torch.stack([statistics[f"layers.{index}.mlp.abs_sum"] for index in range(3)]) / statistics["count"]
+    means = family.mean_abs
     threshold = float(means.quantile(0.3))
-    settings = {"target_size_reduction": None, "layers": num_layers, "heads": num_layers * family.most_heads}
+    settings = {"layers": num_layers, "heads": num_layers * family.most_heads}
     folder = family.prune(allocation, threshold, allocation=allocation, **settings)
     staying = [index for index, kept in enumerate(_kept(family, folder)) if kept is not None]
     child = checkpoint.load_model(folder, torch.float32)
@@ -275,7 +281,7 @@ def test_the_papers_linear_rule(family: Family):
     read = [value for name, value in sums.items() if name.endswith(f"{family.spec.mlp_out}.input_abs_sum")]
     # A part of all rows and columns, and a part of the neurons at least.
     threshold = float(max(torch.cat([*sums.values()]).quantile(0.1), torch.cat(read).quantile(0.05)) / means["count"])
-    folder = family.prune("linear", 0.0, allocation="per_layer", target_size_reduction=None, linear_threshold=threshold)
+    folder = family.prune("linear", 0.0, allocation="per_layer", linear_threshold=threshold)
     zeroed = checkpoint.load_model(family.base, torch.float32)
     with torch.no_grad():
         for name, (weight, bias) in _linears(zeroed, family.spec.layers).items():
@@ -305,7 +311,7 @@ def test_the_papers_linear_rule(family: Family):
 
 @pytest.mark.parametrize("refit", ["bias", "least_squares"])
 def test_refit_loads_with_stock_classes_and_brings_the_model_nearer(family: Family, refit: str):
-    settings = {"target_size_reduction": 0.1, "criterion": "random"}
+    settings = {"threshold": float(family.mean_abs.quantile(0.2)), "criterion": "random"}
     if refit == "bias" and family.spec.mlp_bias_field is None and family.module(0, family.spec.mlp_out).bias is None:
         with pytest.raises(UserError, match="can't have"):
             family.prune(refit, refit=refit, **settings)
@@ -366,6 +372,7 @@ def test_the_whole_pipeline_runs(family: Family, pruned: tuple[Path, Path], data
                     model=pruned[1],
                     train=data / "text.parquet",
                     validation=data / "text.parquet",
+                    teacher=family.base,
                     parent=family.folder / "base metrics",
                     out=folder,
                     metrics=family.folder / "finetune.json",

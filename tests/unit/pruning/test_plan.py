@@ -27,16 +27,29 @@ def test_a_budget_is_spent_to_the_neuron(allocation, budget):
     assert sum(plan.removals(distinct, distinct, 99.0, budget, allocation)) == pytest.approx(budget)
 
 
-def test_a_threshold_is_a_limit_and_a_target_a_promise():
-    assert plan.widths([64, 64], [20, 0], 16, at_least=False) == [48, 64]
-    assert plan.widths([64, 64], [20, 0], 16, at_least=True) == [32, 64]
-    assert plan.widths([77], [0], 32, at_least=True) == [77]  # nothing asked, nothing taken
-    assert plan.widths([10], [1.0000000001], 1, at_least=True) == [9]
+def test_a_threshold_is_a_limit():
+    assert plan.widths([64, 64], [20, 0], 16) == [48, 64]
+    assert plan.widths([77], [0], 32) == [77]  # nothing asked, nothing taken
+    assert plan.widths([10], [1.0000000001], 1) == [9]
+
+
+@pytest.mark.parametrize(
+    ("removed", "num_kept", "multiple_of", "expected"),
+    [
+        ([20, 0], 112, 16, [48, 64]),
+        ([20, 4], 96, 16, [48, 48]),  # 44 and 60: the first is nearer to its next multiple
+        ([64, 0], 80, 16, [16, 64]),  # no layer is emptied
+        ([21.5, 21.5], 85, 1, [43, 42]),  # of equals the earlier keeps more
+        ([0, 0], 32, 16, [16, 16]),
+    ],
+)
+def test_widths_have_the_sum_that_is_asked(removed, num_kept, multiple_of, expected):
+    assert plan.widths_of_sum([64, 64], removed, num_kept, multiple_of) == expected
 
 
 def test_emptying_a_layer_is_refused_by_name():
     with pytest.raises(UserError, match=r"empty layer 1 \(4 neurons, 4 to go\)"):
-        plan.widths([4, 4], [1, 4], 1, at_least=False)
+        plan.widths([4, 4], [1, 4], 1)
 
 
 def test_the_highest_stay_in_order_and_ties_keep_the_lower_index():

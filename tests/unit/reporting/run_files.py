@@ -60,6 +60,7 @@ def metrics() -> dict[str, dict[str, Any]]:
     smaller = {"num_parameters": 570_000, "num_nonzero_parameters": 569_990, "checkpoint_bytes": 1_140_512, "relative_size": 0.57}
     return {
         "dataset": dataset(),
+        "plan": {"num_parameters": 570_000, "predicted_damage": 0.2},
         "prune_neurons": {"num_neurons": 231, "num_removed_neurons": 87, "num_zeroed_parameters": 0},
         "prune_embeddings": {"vocab_size_before": 480, "vocab_size_after": 400, "tokens_kept": {"counted": 300, "builds": 100}},
         "finetune": {"steps": 40, "tokens": 80_000, "stop_reason": "budget", "recovered": True, "recovered_at_tokens": 32_000},
@@ -79,6 +80,7 @@ def write_run(root: Path) -> list[str]:
     widths = [{"layer": layer, "width": 48, "parent_width": WIDTH} for layer in range(LAYERS)]
     artifacts.write_csv(root / "metrics/plots/layer_widths.csv", widths)
     artifacts.write_csv(root / "metrics/plots/recovery.csv", curve())
+    artifacts.write_csv(root / "metrics/plots/plan.csv", plan())
     section = {"prompts": PROMPTS, "max_new_tokens": 5}
     text = yaml.safe_dump({"threshold": 0.1, "embedding_threshold": 0.0, "report": section})
     (root / "params.yaml").write_text(text, encoding="utf-8")
@@ -98,17 +100,27 @@ def write_run(root: Path) -> list[str]:
 
 def curve() -> list[dict[str, Any]]:
     """The rows of ``recovery.csv``; before the first step there is no training loss."""
-    values = [(0, 0, 1.7), (16, 32_000, 1.09), (40, 80_000, 0.98)]
+    values = [(0, 0, 1.7, 0.4), (16, 32_000, 1.09, 0.55), (40, 80_000, 0.98, 0.5)]
     return [
         {
             "step": step,
             "tokens": tokens,
             "validation_bits_per_byte": bits,
             "train_loss": 2.5 if step else None,
+            "validation_acc": acc_norm - 0.05,
+            "validation_acc_norm": acc_norm,
             "parent_validation_bits_per_byte": 1.1,
+            "parent_validation_acc_norm": 0.6,
         }
-        for step, tokens, bits in values
+        for step, tokens, bits, acc_norm in values
     ]
+
+
+def plan() -> list[dict[str, Any]]:
+    """The rows of ``plan.csv``: two measured curves, and what was chosen of each."""
+    points = [("MLP", 0, 0, 0.0), ("MLP", 40, 300_000, 0.1), ("layers", 0, 0, 0.0), ("layers", 1, 200_000, 0.4)]
+    rows = [{"kind": kind, "level": level, "bytes_freed": size, "damage": bits} for kind, level, size, bits in points]
+    return [{**row, "chosen": False} for row in rows] + [{**row, "chosen": True} for row in rows[1:3]]
 
 
 def statistics() -> dict[str, torch.Tensor]:

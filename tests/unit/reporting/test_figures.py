@@ -8,7 +8,7 @@ from PIL import Image
 
 from minigpts.reporting import figures, house
 from minigpts.reporting.figures import Picture
-from tests.unit.reporting.run_files import LAYERS, WIDTH, curve, statistics
+from tests.unit.reporting.run_files import LAYERS, WIDTH, curve, plan, statistics
 
 
 def pictures() -> list[Picture]:
@@ -18,8 +18,16 @@ def pictures() -> list[Picture]:
         figures.neuron_magnitudes(figures.mean_magnitudes(arrays), 0.1),
         figures.token_frequencies(np.array([5, 0, 100, 20, 0, 1]), 0.0),
         figures.layer_widths([48, 40, 0], [77, 77, 77]),
-        figures.recovery([row["tokens"] for row in rows], [row["validation_bits_per_byte"] for row in rows], 1.1, 32_000),
+        figures.recovery(
+            [row["tokens"] for row in rows],
+            [row["validation_bits_per_byte"] for row in rows],
+            1.1,
+            32_000,
+            [row["validation_acc_norm"] for row in rows],
+            0.6,
+        ),
         figures.where_the_bytes_went({"embeddings": 80, "MLP": 100}, {"embeddings": 30, "MLP": 50}),
+        figures.plan(plan()),
     ]
 
 
@@ -71,7 +79,10 @@ def test_captions_count_right() -> None:
         "70% of what was saved came from the MLP"
         in figures.where_the_bytes_went({"a": 40, "MLP": 90}, {"a": 10, "MLP": 20}).caption
     )
+    assert "Bytes freed by kind: MLP 100%, layers 0%." in figures.plan(plan()).caption
+    assert "no budget is set" in figures.plan([row for row in plan() if not row["chosen"]]).caption
     assert "has not recovered" in figures.recovery([0, 10], [2.0, 1.5], 1.0, None).caption
+    assert "gets 50% right before tuning and 40% after" in figures.recovery([0, 10], [2.0, 1.5], 1.0, None, [0.5, 0.4], 0.6).alt
 
 
 @pytest.mark.parametrize(
@@ -82,6 +93,7 @@ def test_captions_count_right() -> None:
         lambda: figures.token_frequencies(np.array([10, 2, 0]), 0.5),  # a real cut
         lambda: figures.layer_widths([77], [77]),  # nothing cut
         lambda: figures.recovery([0], [1.0], 1.0, 0),  # recovered before the first step
+        lambda: figures.recovery([0, 10], [2.0, 1.0], 1.0, 10, [0.5, 0.5]),  # the parent was asked nothing
         lambda: figures.where_the_bytes_went({"MLP": 10}, {"MLP": 10}),  # nothing saved
     ],
 )

@@ -31,6 +31,8 @@ def arguments(folder: Path) -> list[str]:
         "train": "train.parquet",
         "validation": "validation.parquet",
         "parent": "base.json",
+        "questions": "mcq.jsonl",
+        "teacher": "teacher",
         "params": "params.yaml",
         "scratch": "scratch",
         "out": "out/finetuned",

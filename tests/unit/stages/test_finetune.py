@@ -30,6 +30,11 @@ RECIPE = {
     "patience": 1,
     "evaluations": 3,  # after steps 5, 9 and 14
     "seed": 0,
+    "distillation": 0.0,
+    "teacher": "base",
+    "lora_rank": 0,
+    "general_text": None,
+    "general_share": 0.0,
 }
 
 
@@ -38,9 +43,10 @@ def _prepare(folder: Path, family: str = "llama", parent: float = 1.0, sentences
     dropout = {"dropout": 0.1} if family == "opt" else {}
     tiny.write_checkpoint(folder / "pruned", family, dtype=torch.bfloat16, num_hidden_layers=2, **dropout)
     artifacts.write_table(folder / "pruned" / "neurons.parquet", {"layer": [0], "neuron": [3]})
-    artifacts.write_table(folder / "train.parquet", {"text": tiny.sentences(sentences)})
+    artifacts.write_table(folder / "train.parquet", {"text": tiny.sentences(sentences) or [""]})
     artifacts.write_table(folder / "validation.parquet", {"text": tiny.sentences(6, seed=5)})
-    artifacts.write_json(folder / "base.json", {"validation_bits_per_byte": parent})
+    artifacts.write_jsonl(folder / "mcq.jsonl", _questions())
+    artifacts.write_json(folder / "base.json", {"validation_bits_per_byte": parent, "validation_acc_norm": 0.75})
     document = {
         "finetune": {**RECIPE, **changes},
         "evaluate": {"sequence_length": 64},
@@ -48,6 +54,15 @@ def _prepare(folder: Path, family: str = "llama", parent: float = 1.0, sentences
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     return folder
+
+
+def _questions() -> list[dict]:
+    organs = tiny.WORDS[:4]
+    return [
+        {"question": f"Where is {word}?", "choices": organs, "answer": index % 4, "split": split}
+        for split in ("validation", "test")
+        for index, word in enumerate(tiny.WORDS)
+    ]
 
 
 def _run(folder: Path) -> tuple[dict, list[dict]]:
@@ -81,6 +96,78 @@ def test_killed_and_run_again_equals_the_uninterrupted_run_to_the_bit(tmp_path):
     for kill_point, left in KILL_POINTS.items():
         expected = {"outs": in_peace["outs"], "steps": 2 * left, "killed": True, "scratch_is_gone": True}
         assert results[kill_point] == expected, kill_point
+
+
+KILL_POINTS_WITH_ALL = {
+    "transformers:Trainer.training_step:14": 9,  # after the save at step 5
+    "minigpts.training.resuming:complete:2": 9,  # after the save at step 9, before it is declared whole
+    "minigpts.checkpoint:saving:1": 0,  # at the end
+}
+
+
+def _with_all(folder: Path) -> Path:
+    """Distillation from a teacher of more tokens, adapters and general text, all at once."""
+    _prepare(folder, distillation=0.5, lora_rank=3, general_share=0.25, general_text=str(folder / "general.txt"))
+    teacher = tiny.write_checkpoint(folder / "teacher", seed=1, dtype=torch.bfloat16, hidden_size=48)
+    size = checkpoint.load_config(teacher).vocab_size
+    artifacts.write_table(folder / "pruned/pruned_tokens.parquet", {"new_id": list(range(size))})
+    (folder / "general.txt").write_text("\n\n".join(f"Once upon a time there were {count} cats." for count in range(30)))
+    return folder
+
+
+def test_a_teacher_adapters_and_general_text_resume_to_the_bit_too(tmp_path):
+    folder = _with_all(tmp_path)
+    command = [sys.executable, "-m", "tests.unit.stages.finetune_killed", str(folder), "", *KILL_POINTS_WITH_ALL]
+    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert ran.returncode == 0, ran.stderr
+    results = json.loads(ran.stdout.splitlines()[-1])
+    in_peace = results.pop("")
+    for kill_point, left in KILL_POINTS_WITH_ALL.items():
+        expected = {"outs": in_peace["outs"], "steps": 2 * left, "killed": True, "scratch_is_gone": True}
+        assert results[kill_point] == expected, kill_point
+
+
+def test_what_adapters_learnt_is_saved_as_plain_weights(tmp_path):
+    folder = _with_all(tmp_path)
+    metrics, _ = _run(folder)
+    before, after = (checkpoint.StoredWeights(folder / name) for name in ("pruned", "out/finetuned"))
+    assert metrics["best_step"] > 0 and before.shapes == after.shapes
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in after if "proj" in name}
+    model = AutoModelForCausalLM.from_pretrained(folder / "out/finetuned", dtype=torch.float32)
+    tokenizer = checkpoint.load_fast_tokenizer(folder / "pruned")
+    texts = artifacts.read_table(folder / "validation.parquet", ["text"])["text"]
+    score = language_modeling.score(model, tokenizer, texts, sequence_length=64, batch_tokens=64)
+    assert score.bits_per_byte == pytest.approx(metrics["validation_bits_per_byte_best"], rel=5e-3)
+
+
+def test_without_a_teacher_nothing_is_distilled_and_without_questions_bits_per_byte_alone_decide(tmp_path):
+    def run(name: str, *flags: str, **changes: object) -> tuple[dict, bytes]:
+        folder = _prepare(tmp_path / name, **changes)
+        given = arguments(folder)
+        for flag in flags:
+            place = given.index(flag)
+            del given[place : place + 2]
+        finetune.main(given)
+        weights = (folder / "out/finetuned" / checkpoint.WEIGHTS).read_bytes()
+        return artifacts.read_json(folder / "out/finetune.json"), weights
+
+    metrics, weights = run("plain", "--teacher", "--questions")
+    assert metrics["validation_acc_norm_best"] is None and not metrics["answers_lost"]
+    assert run("ignored", "--teacher", "--questions", distillation=0.5) == (metrics, weights)
+
+
+def test_answers_are_watched_and_losing_them_is_said(tmp_path, capsys):
+    folder = _prepare(tmp_path, learning_rate=1.0, warmup_share=0.0)
+    metrics, curve = _run(folder)
+    assert all(0 <= float(row["validation_acc_norm"]) <= 1 for row in curve)
+    assert {row["parent_validation_acc_norm"] for row in curve} == {"0.75"} and curve[0]["parent_validation_acc"] == ""
+    assert metrics["validation_acc_norm_before"] == float(curve[0]["validation_acc_norm"])
+    assert metrics["validation_acc_last"] == float(curve[-1]["validation_acc"])
+    assert metrics["overfitting"] is True and metrics["best_step"] == 0
+    said = capsys.readouterr().err
+    assert "warning: overfitting: validation bits per byte end" in said and "the weights of step 0 are kept" in said
+    assert ("warning: answers lost" in said) == metrics["answers_lost"]
 
 
 def test_the_budget_is_run_and_the_best_is_saved(tmp_path):
@@ -138,7 +225,8 @@ def test_plateau_stops_after_patience_and_keeps_the_best(tmp_path):
     ("changes", "message"),
     [
         ({"learning_rate": 1e30}, "learning_rate"),
-        ({"sentences": 1}, "one sequence of 24"),
+        ({"sentences": 0}, "there is no text to train on"),
+        ({"general_share": 0.5, "general_text": "nowhere"}, "nowhere: no such file or folder; finetune.general_text"),
         ({"sentences": 3, "batch_size": 40, "max_tokens": 40 * 24, "max_epochs": 2}, "one step of 960 within 2 epochs"),
         ({"max_tokens": 95}, "finetune.max_tokens must be ≥ batch_size × sequence_length = 96"),
         ({"learning_rate": 0}, "finetune.learning_rate must be > 0"),
@@ -174,7 +262,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     together = artifacts.read_csv(folder / "out/recovery.csv")
     assert [row["step"] for row in together] == ["0", "5", "9", "14"]
     for row, expected in zip(together, alone, strict=True):
-        for column in ("validation_bits_per_byte", "train_loss"):
+        for column in ("validation_bits_per_byte", "validation_acc", "validation_acc_norm", "train_loss"):
             assert float(row[column] or 0) == pytest.approx(float(expected[column] or 0), rel=1e-5)
     assert {path.name for path in (folder / "out").iterdir()} == {"finetuned", "finetune.json", "recovery.csv"}
     assert not (folder / "scratch").exists()

@@ -55,6 +55,17 @@ def test_the_page_shows_prompts_and_tokens_as_text(finished: tuple[Path, list[st
     assert str(root) not in html
 
 
+def test_a_plan_has_its_picture_on_the_page_and_no_plan_has_none(tmp_path: Path) -> None:
+    arguments = write_run(tmp_path)
+    main(arguments)
+    page = tmp_path / "metrics/report.html"
+    assert page.read_text(encoding="utf-8").count("Bytes freed by kind: MLP 100%") == 2  # caption and alternative text
+    (tmp_path / "metrics/plan.json").write_text('{"budget": "none"}')
+    main(arguments)
+    assert "Bytes freed by kind" not in page.read_text(encoding="utf-8")
+    assert not (tmp_path / "metrics/figures/plan.png").exists()  # it is plan_budget's
+
+
 def test_the_same_again_and_a_missing_input_leaves_it_whole(finished: tuple[Path, list[str]]) -> None:
     root, arguments = finished
     first = digests(root)

@@ -10,16 +10,25 @@ from tests import tiny
 
 def _gradients(model, ids):
     model.zero_grad()
-    value = model(input_ids=ids, labels=ids, num_items_in_batch=torch.tensor(2.0 * ids.numel())).loss
+    labels = torch.where(ids % 3 == 0, loss.IGNORED, ids)
+    value = model(input_ids=ids, labels=labels, num_items_in_batch=torch.tensor(2.0 * ids.numel())).loss
     (3 * value).backward()
     return value.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+def _ids(model):
+    return torch.randint(model.config.vocab_size, (3, 11), generator=torch.Generator().manual_seed(1))
+
+
 def assert_loss_is_stock(model, tolerance):
-    ids = torch.randint(model.config.vocab_size, (3, 11), generator=torch.Generator().manual_seed(1))
+    ids = _ids(model)
     expected, expected_gradients = _gradients(model, ids)
     with loss.fused_loss(model):
         value, gradients = _gradients(model, ids)
+    assert_same(value, gradients, expected, expected_gradients, tolerance)
+
+
+def assert_same(value, gradients, expected, expected_gradients, tolerance):
     torch.testing.assert_close(value, expected, rtol=tolerance / 10, atol=0)
     largest = max(gradient.abs().max() for gradient in expected_gradients.values())
     for name, gradient in gradients.items():
@@ -47,6 +56,20 @@ def test_under_autocast(tmp_path):
     model = checkpoint.load_model(tiny.write_checkpoint(tmp_path / "model"), torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         assert_loss_is_stock(model, 0.05)
+
+
+def test_frozen_heads_get_no_gradient(tmp_path):
+    model = checkpoint.load_model(tiny.write_checkpoint(tmp_path / "model"), torch.float32)
+    ids = _ids(model)
+    _, expected = _gradients(model, ids)
+    model.get_output_embeddings().weight.requires_grad_(False)
+    model.zero_grad()
+    with loss.fused_loss(model):
+        labels = torch.where(ids % 3 == 0, loss.IGNORED, ids)
+        (3 * model(input_ids=ids, labels=labels, num_items_in_batch=torch.tensor(2.0 * ids.numel())).loss).backward()
+    assert model.get_output_embeddings().weight.grad is None
+    name = "model.layers.0.mlp.down_proj.weight"
+    torch.testing.assert_close(model.get_parameter(name).grad, expected[name], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

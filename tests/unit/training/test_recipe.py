@@ -1,10 +1,13 @@
 """When to evaluate, when to stop, and what is said of it."""
 
+import itertools
+import random
 from dataclasses import replace
 
 import pytest
 
-from minigpts.training.recipe import Evaluation, curve_rows, stop_reason, summary
+from minigpts.errors import UserError
+from minigpts.training.recipe import Evaluation, Parent, best, curve_rows, stop_reason, summary, warnings
 from tests.unit.training.test_trainer import RECIPE
 
 
@@ -24,7 +27,7 @@ def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end(steps, evaluat
     ("max_tokens", "max_epochs", "expected"), [(640, 200, 10), (700, 200, 10), (10**6, 2, 3), (10**6, 200, 312)]
 )
 def test_the_budget_is_tokens_or_epochs_whichever_is_less(max_tokens, max_epochs, expected):
-    assert replace(RECIPE, max_tokens=max_tokens, max_epochs=max_epochs).steps(100) == expected
+    assert replace(RECIPE, sequence_length=16, max_tokens=max_tokens, max_epochs=max_epochs).steps(100) == expected
 
 
 @pytest.mark.parametrize(
@@ -47,11 +50,74 @@ def test_stopping(stop, scores, expected):
     assert stop_reason(_curve(*scores), replace(RECIPE, stop=stop, patience=2), parent=1.0, steps=5) == expected
 
 
+def _answering(*points):
+    """A curve of (bits per byte, acc_norm) with a standard error of 0.05."""
+    return [Evaluation(step, step * 10, bits, None, acc - 0.1, acc, 0.05) for step, (bits, acc) in enumerate(points)]
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([(3.0, 0.60), (2.0, 0.60), (1.0, 0.56)], 2),  # within a standard error: bits per byte decide
+        ([(3.0, 0.60), (2.0, 0.60), (1.0, 0.54)], 1),  # answers lost
+        ([(3.0, 0.60), (2.0, 0.50), (1.0, 0.58)], 2),  # lost and found again
+        ([(3.0, 0.60), (2.0, 0.50), (1.0, 0.40)], 0),  # nothing that tuning gave is worth it
+        ([(3.0, 0.30), (2.0, 0.50), (1.0, 0.40)], 1),  # lost after tuning had won them
+        ([(3.0, 0.60), (2.0, 0.57), (1.0, 0.54)], 1),  # no drift, a standard error at a time
+        ([(1.0, 0.50), (2.0, 0.90)], 0),  # answers alone don't decide
+        ([(2.0, 0.50), (1.0, 0.50), (1.0, 0.50)], 1),  # the first of equals
+    ],
+)
+def test_bits_per_byte_decide_and_answers_have_a_veto(points, expected):
+    assert best(_answering(*points)).step == expected
+
+
+def test_going_on_never_brings_back_what_was_let_go():
+    """Weights are kept for the best point so far alone."""
+    generator = random.Random(0)
+    for _ in range(200):
+        curve = _answering(*((generator.random(), generator.random()) for _ in range(8)))
+        kept = [best(curve[: length + 1]).step for length in range(8)]
+        assert all(now in (before, length + 1) for length, (before, now) in enumerate(itertools.pairwise(kept)))
+
+
+def test_overfitting_and_lost_answers_are_said():
+    assert warnings(_curve(3.0, 1.0, 1.004)) == [] and warnings(_answering((3.0, 0.6), (1.0, 0.56))) == []
+    (line,) = warnings(_curve(3.0, 1.0, 1.01))
+    assert line == "overfitting: validation bits per byte end 1.0% above their lowest; the weights of step 1 are kept"
+    (line,) = warnings(_answering((3.0, 0.6), (2.0, 0.6), (1.0, 0.5)))
+    (other,) = warnings(_answering((3.0, 0.3), (2.0, 0.5), (1.0, 0.4)))
+    assert other.startswith("answers lost on the way: bits per byte fell on after step 1")
+    assert "from 0.600 to 0.500" in line and "(0.050)" in line and "the weights of step 1 are kept" in line
+    values = summary(_answering((3.0, 0.6), (2.0, 0.6), (1.0, 0.5)), "budget", Parent(0.9), epochs=1.0)
+    assert values["answers_lost"] and not values["overfitting"] and values["overfitting_bits_per_byte"] == 0
+    assert (values["validation_acc_norm_before"], values["validation_acc_norm_best"]) == (0.6, 0.6)
+    assert (values["validation_acc_norm_last"], values["validation_acc_last"]) == (0.5, 0.4)
+    assert values["best_step"] == 1 and values["validation_bits_per_byte_best"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distillation": 1.5}, "finetune.distillation must be ≥ 0 and ≤ 1"),
+        ({"lora_rank": -1}, "finetune.lora_rank must be ≥ 0"),
+        ({"general_share": 1.0, "general_text": "x"}, "finetune.general_share must be ≥ 0 and < 1"),
+        ({"general_share": 0.1}, "needs a finetune.general_text"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        replace(RECIPE, **changes)
+
+
 def test_the_summary_names_recovery_best_and_overfitting():
-    values = summary(_curve(3.0, 0.9, 0.8, 0.95), "budget", 0.9, epochs=1.5)
+    values = summary(_curve(3.0, 0.9, 0.8, 0.95), "budget", Parent(0.9), epochs=1.5)
     assert values["recovered"] and values["recovered_at_step"] == 1 and values["recovered_at_tokens"] == 10
     assert values["best_step"] == 2 and values["overfitting_bits_per_byte"] == pytest.approx(0.15)
     assert (values["steps"], values["tokens"], values["epochs"], values["train_loss"]) == (3, 30, 1.5, 3.0)
-    never = summary(_curve(3.0, 2.0), "budget", 0.9, epochs=1.5)
+    assert values["overfitting"] and not values["answers_lost"] and values["validation_acc_norm_best"] is None
+    never = summary(_curve(3.0, 2.0), "budget", Parent(0.9), epochs=1.5)
     assert not never["recovered"] and never["recovered_at_step"] is None and never["recovered_at_tokens"] is None
-    assert [row["parent_validation_bits_per_byte"] for row in curve_rows(_curve(3.0, 2.0), 0.9)] == [0.9, 0.9]
+    rows = curve_rows(_curve(3.0, 2.0), Parent(0.9, 0.5, 0.6))
+    assert [row["parent_validation_bits_per_byte"] for row in rows] == [0.9, 0.9]
+    assert [row["parent_validation_acc_norm"] for row in rows] == [0.6, 0.6] and rows[0]["validation_acc"] is None

@@ -1,12 +1,15 @@
 """Training with our loss and our data is a plain Trainer's training."""
 
 import numpy as np
+import pytest
 import torch
 from transformers import Trainer
 
+from benchmarks.finetuning import padded
 from minigpts import checkpoint
+from minigpts.corpus import packing
 from minigpts.params import Runtime
-from minigpts.training.data import PackedSequences, collate
+from minigpts.training.data import PackedSequences, collate, draw_sequences
 from minigpts.training.recipe import Recipe
 from minigpts.training.trainer import FusedTrainer, training_arguments
 from tests import tiny
@@ -16,33 +19,40 @@ RECIPE = Recipe(
     weight_decay=0.01,
     warmup_share=0.1,
     batch_size=4,
-    sequence_length=16,
-    max_tokens=20 * 64,
+    sequence_length=60,
+    max_tokens=20 * 240,
     max_epochs=200,
     stop="budget",
     patience=1,
     evaluations=2,
     seed=0,
+    distillation=0.0,
+    teacher="base",
+    lora_rank=0,
+    general_text=None,
+    general_share=0.0,
 )
 
 
-def _train(cls, folder, scratch, batch_tokens=4096):
+def _train(cls, folder, scratch, collator, batch_tokens=4096):
     model = checkpoint.load_model(folder, torch.float32)
-    ids = np.random.default_rng(0).integers(model.config.vocab_size, size=(30, RECIPE.sequence_length))
-    steps = RECIPE.steps(ids.size * 5)
+    texts = tiny.sentences(100)
+    rows, _ = draw_sequences(checkpoint.load_fast_tokenizer(folder), texts, packing.separator_id(model.config), RECIPE)
+    steps = RECIPE.steps(len(rows) * RECIPE.sequence_length)
     arguments = training_arguments(RECIPE, Runtime(batch_tokens, None), steps, scratch)
     arguments.logging_strategy, arguments.logging_steps = "steps", 1
-    data = PackedSequences(ids, steps * RECIPE.batch_size, RECIPE.seed)
-    trainer = cls(model, arguments, data_collator=collate, train_dataset=data)
+    data = PackedSequences(rows, steps * RECIPE.batch_size, RECIPE.seed)
+    trainer = cls(model, arguments, data_collator=collator, train_dataset=data)
     trainer.train()
     return [row["loss"] for row in trainer.state.log_history if "loss" in row], checkpoint.weights_of(model, torch.float32)
 
 
-def test_twenty_steps_give_a_plain_trainers_losses_and_weights(tmp_path):
-    folder = tiny.write_checkpoint(tmp_path / "model")
-    expected, expected_weights = _train(Trainer, folder, tmp_path)
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_twenty_steps_give_a_plain_trainers_losses_and_weights(tmp_path, family):
+    folder = tiny.write_checkpoint(tmp_path / "model", family)
+    expected, expected_weights = _train(Trainer, folder, tmp_path, padded)
     for batch_tokens in (4096, 2 * RECIPE.sequence_length):  # whole batches, and halves with accumulated gradients
-        losses, weights = _train(FusedTrainer, folder, tmp_path, batch_tokens)
+        losses, weights = _train(FusedTrainer, folder, tmp_path, collate, batch_tokens)
         assert len(losses) == 20 and losses[-1] < losses[0]
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
         for name, tensor in weights.items():
@@ -50,7 +60,7 @@ def test_twenty_steps_give_a_plain_trainers_losses_and_weights(tmp_path):
 
 
 def test_every_epoch_is_a_new_order_of_all_sequences():
-    ids = np.arange(7)[:, None]
+    ids = np.arange(7)[:, None, None]
     data = PackedSequences(ids, 17, seed=3)
     order = [int(data[index]) for index in range(len(data))]
     first, second, rest = order[:7], order[7:14], order[14:]

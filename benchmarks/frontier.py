@@ -1,0 +1,220 @@
+"""Quality against size: the pipeline over several sizes, beside the parent untouched and the parent tuned on as many tokens.
+
+python -m benchmarks.frontier [--sizes 0.3 0.42 0.55 0.7] [--data NAME] [--set KEY=VALUE …]
+
+Queues a DVC experiment a size, with what tunes the parent (benchmarks/dvc.yaml), runs the queue, and collects. Queued
+experiments see only files that git tracks; what one of them has made, the next takes from the run cache. Sizes are
+``budget.target_size_reduction``; ``--set`` passes on further params, such as dataset.source for text of your own, whose rows
+``--data`` names. Rows of other data stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from minigpts import artifacts
+from minigpts.errors import UserError, exit_cleanly
+from minigpts.reporting.figures import Picture
+from minigpts.reporting.house import Theme
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TARGETS = ("dvc.yaml", "benchmarks/dvc.yaml")
+METRICS = ("summary", "finetune", "base", "finetuned", "tuned_parent")
+BASE, CHILD = Path("data/checkpoints/base"), Path("data/checkpoints/finetuned")
+RUNNING = ("Queued", "Running")
+POLL_SECONDS = 2
+ROUNDS_WITHOUT_WORKER = 30  # looks at a queue in which something waits and nothing works, before it is given up
+
+
+@dataclass(frozen=True)
+class Point:
+    """One experiment's figures."""
+
+    metrics: Mapping[str, Mapping[str, Any]]  # by file stem
+    speed: float | None = None  # tokens/s of decoding over the parent's; None where a checkpoint isn't at hand
+
+    def row(self, data: str) -> dict[str, Any]:
+        """Its line of the CSV."""
+        summary, child = self.metrics["summary"], self.metrics["finetuned"]
+        return {
+            "data": data,
+            "size_reduction": summary["size_reduction"],
+            "bytes_reduction": summary["bytes_reduction"],
+            "tuned_tokens": self.metrics["finetune"]["tokens"],
+            **{name: child[name] for name in ("perplexity", "bits_per_byte", "acc")},
+            "perplexity_parent": self.metrics["base"]["perplexity"],
+            "perplexity_tuned_parent": self.metrics["tuned_parent"]["perplexity"],
+        }
+
+
+def dvc(*arguments: str) -> str:
+    """Run DVC in the current folder; gives what it printed. Raises UserError with its last line when it fails."""
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        errors = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")] or done.stdout.splitlines()[-1:]
+        raise UserError(f"dvc {' '.join(arguments[:3])}: {errors[0].removeprefix('ERROR: ') if errors else 'no message'}")
+    return done.stdout
+
+
+def git(*arguments: str) -> str:
+    """What git prints; empty when it fails."""
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout
+
+
+def commit_of(name: str) -> str:
+    """The commit of a finished experiment; empty while there is none."""
+    return git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").strip()
+
+
+def queue(data: str, sizes: Sequence[float], settings: Sequence[str]) -> dict[str, float]:
+    """Queue an experiment a size, in the place of an earlier one of the same name; gives names and sizes."""
+    names = {f"frontier-{re.sub(r'[^A-Za-z0-9]+', '_', data)}-{round(1000 * size):03d}": size for size in sizes}
+    statuses = status()
+    for name, size in names.items():
+        if commit_of(name):
+            dvc("exp", "remove", name)
+        if name in statuses:
+            dvc("queue", "remove", name)
+        values = [f"budget.target_size_reduction={size}", *settings]
+        dvc("exp", "run", "--queue", "--name", name, *(word for value in values for word in ("-S", value)), *TARGETS)
+    return names
+
+
+def status() -> dict[str, str]:
+    """Name and status of all that is in DVC's queue: Queued, Running, Success, Failed."""
+    rows = [re.split(r"\s{2,}", line.strip()) for line in dvc("queue", "status").splitlines()]
+    return {row[1]: row[-1] for row in rows if len(row) == 4 and row[-1] in (*RUNNING, "Success", "Failed")}
+
+
+def work_off(names: Sequence[str], hours: float) -> None:
+    """Start the queue and wait until nothing of ``names`` waits or runs. Raises UserError when that takes too long."""
+    dvc("queue", "start", "-j", "1")
+    deadline, idle = time.monotonic() + 3600 * hours, 0
+    with tqdm(total=len(names), desc="experiments", unit="size") as bar:
+        while waiting := [name for name, state in (now := status()).items() if name in names and state in RUNNING]:
+            bar.update(len(names) - len(waiting) - bar.n)
+            idle = 0 if "Running" in now.values() else idle + 1
+            if time.monotonic() > deadline or idle > ROUNDS_WITHOUT_WORKER:
+                raise UserError(f"{len(waiting)} experiments are not done; see `dvc queue status` and `dvc queue logs {waiting[0]}`")
+            time.sleep(POLL_SECONDS)
+        bar.update(len(names) - bar.n)
+
+
+def collect(name: str, parent: Path) -> Point:
+    """The figures of a finished experiment, and its speed where its child can be fetched from the cache."""
+    commit = commit_of(name)
+    metrics = {stem: json.loads(git("show", f"{commit}:metrics/{stem}.json")) for stem in METRICS}
+    with tempfile.TemporaryDirectory() as folder:
+        child = Path(folder) / "child"
+        try:
+            dvc("get", ".", str(CHILD), "--rev", commit, "--out", str(child))
+        except UserError:
+            return Point(metrics)
+        return Point(metrics, relative_speed(parent, child))
+
+
+def relative_speed(parent: Path, child: Path) -> float | None:
+    """Tokens/s of decoding over the parent's, both measured now on this machine."""
+    if not all((folder / "model.safetensors").exists() and (folder / "config.json").exists() for folder in (parent, child)):
+        return None
+    from benchmarks import inference
+
+    return inference.decoding_speedup(parent, child)
+
+
+def report_failed(names: Mapping[str, float]) -> list[str]:
+    """A line for each experiment that failed: what its stage said last."""
+    lines = []
+    for name, size in names.items():
+        log = dvc("queue", "logs", name).splitlines()
+        errors = [line for line in log if line.lower().startswith("error: ")]
+        lines.append(f"size {size:g} failed: {errors[0] if errors else 'no message'} (dvc queue logs {name})")
+    return lines
+
+
+def merged(path: Path, data: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The file's rows of other data, and ``rows`` in the place of those of ``data``, in order."""
+    others = [row for row in artifacts.read_csv(path) if row["data"] != data] if path.exists() else []
+    return sorted([*others, *rows], key=lambda row: (row["data"], float(row["size_reduction"])))
+
+
+def picture(points: Sequence[Point], data: str) -> Picture:
+    """Bits per byte and answers over size, with the two parents as lines; bytes and speed stand at the points."""
+    points = sorted(points, key=lambda point: point.metrics["summary"]["size_reduction"])
+    percent = [100 * point.metrics["summary"]["size_reduction"] for point in points]
+    first = points[0].metrics
+    tokens = first["finetune"]["tokens"]
+
+    def panel(axes: Axes, theme: Theme, key: str, factor: float) -> list[float]:
+        values = [factor * point.metrics["finetuned"][key] for point in points]
+        axes.plot(percent, values, color=theme.child, marker="o", markersize=4.5, label="child, tuned")
+        axes.axhline(factor * first["base"][key], color=theme.parent, linestyle="--", label="parent, untouched")
+        axes.axhline(factor * first["tuned_parent"][key], color=theme.cut, linestyle=":", label="parent, tuned alike")
+        axes.margins(x=0.1, y=0.25)
+        return values
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        rows = axes.figure.add_gridspec(2, 1, height_ratios=(3, 2))  # type: ignore[union-attr]
+        axes.set_subplotspec(rows[0])
+        axes.tick_params(labelbottom=False)
+        for x, y, point in zip(percent, panel(axes, theme, "bits_per_byte", 1), points, strict=True):
+            size = f"{point.metrics['finetuned']['checkpoint_bytes'] / 1e6:,.3g} MB"
+            text = size if point.speed is None else f"{size}\n{point.speed:.2g} × speed"
+            axes.annotate(text, (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
+        axes.set_ylabel("bits per byte")
+        axes.legend(loc="upper left", fontsize=7)
+        lower = axes.figure.add_subplot(rows[1], sharex=axes)
+        panel(lower, theme, "acc", 100)
+        lower.set(xlabel="parameters gone (%)", ylabel="answers (%)")
+
+    values = "; ".join(f"{x:.0f} % {point.metrics['finetuned']['bits_per_byte']:.3f}" for x, point in zip(percent, points, strict=True))
+    return Picture(
+        "frontier",
+        f"Quality against size: {data}",
+        f"Test bits per byte (lower is better) and answers of children of several sizes, all tuned on {tokens:,} tokens, beside the"
+        " parent as it was and the parent tuned on as many. Speed: tokens/s of decoding over the parent's.",
+        f"Bits per byte by share of parameters gone: {values}; the parent {first['base']['bits_per_byte']:.3f}, tuned alike"
+        f" {first['tuned_parent']['bits_per_byte']:.3f}.",
+        draw,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Queue, run, collect, write; say what failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=float, nargs="+", default=[0.3, 0.42, 0.55, 0.7], help="share of the parameters to go")
+    parser.add_argument("--data", default="medical", help="what the rows are called (default: %(default)s)")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a further -S of dvc exp run")
+    parser.add_argument("--parent", type=Path, default=BASE, help="whose speed is compared (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/frontier.csv"), help="and .png (default: %(default)s)")
+    parser.add_argument("--hours", type=float, default=12, help="before the queue is given up (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    names = queue(arguments.data, arguments.sizes, arguments.settings)
+    work_off(list(names), arguments.hours)
+    failed = {name: size for name, size in names.items() if not commit_of(name)}
+    for line in report_failed(failed):
+        print(line, file=sys.stderr)
+    if len(failed) == len(names):
+        raise UserError("no experiment came to its end")
+    points = [collect(name, arguments.parent) for name in tqdm(names, desc="collecting", unit="size") if name not in failed]
+    artifacts.write_csv(arguments.out, merged(arguments.out, arguments.data, [point.row(arguments.data) for point in points]))
+    with artifacts.replacing(arguments.out.with_suffix(".png")) as temporary:
+        temporary.write_bytes(picture(points, arguments.data).png())
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

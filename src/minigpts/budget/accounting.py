@@ -1,0 +1,63 @@
+"""What a cut leaves, to the last parameter and byte, from the parent's shapes alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from minigpts import artifacts, checkpoint
+from minigpts.architectures.spec import ArchitectureSpec
+from minigpts.pruning.embeddings import vocabulary_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from minigpts.checkpoint import Shapes
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A child by its sizes."""
+
+    layers: Sequence[int]  # of the parent, that stay
+    num_groups: int  # key/value heads of each layer
+    widths: Sequence[int]  # MLP neurons of each layer that stays
+    num_rows: int  # tokens
+
+
+def child_shapes(parent: Shapes, spec: ArchitectureSpec, parent_groups: int, outline: Outline) -> Shapes:
+    """Names and shapes of the child's tensors; ``parent_groups`` is the parent's number of key/value heads.
+
+    Queries, keys, values and what reads them are all proportional to the groups, fused or not.
+    """
+    rows = vocabulary_tensors(spec)
+    positions = {index: position for position, index in enumerate(outline.layers)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in parent.items():
+        if not name.startswith(f"{spec.layers}."):
+            shapes[name] = (outline.num_rows, *shape[1:]) if name in rows else shape
+            continue
+        number, _, inner = name.removeprefix(f"{spec.layers}.").partition(".")
+        position = positions.get(int(number))
+        if position is not None:
+            shrunk = list(shape)
+            module, _, kind = inner.rpartition(".")
+            out_axis = 1 - spec.input_axis if kind == "weight" else 0
+            if module in spec.mlp_in:
+                shrunk[out_axis] = outline.widths[position] * spec.mlp_in_blocks
+            elif module in spec.attention_in:
+                shrunk[out_axis] = shape[out_axis] * outline.num_groups // parent_groups
+            elif inner == f"{spec.mlp_out}.weight":
+                shrunk[spec.input_axis] = outline.widths[position]
+            elif inner == f"{spec.attention_out}.weight":
+                shrunk[spec.input_axis] = shape[spec.input_axis] * outline.num_groups // parent_groups
+            shapes[spec.layer(position, inner)] = tuple(shrunk)
+    return shapes
+
+
+def weights_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
+    """Size of the safetensors file that holds tensors of ``shapes``, its header included."""
+    header = artifacts.TensorWriter(io.BytesIO(), shapes, dtype, {"format": "pt"}).data
+    return header + checkpoint.num_parameters(shapes) * dtype.itemsize

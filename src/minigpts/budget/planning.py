@@ -1,0 +1,146 @@
+"""From a parent, its text and a limit to the plan: measure each resource's curve, search, and say what was found."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minigpts import checkpoint
+from minigpts.budget import table
+from minigpts.budget.accounting import weights_bytes
+from minigpts.budget.curves import KINDS, Curve, Curves, spread
+from minigpts.budget.damage import Bench
+from minigpts.budget.plan import Plan
+from minigpts.budget.search import Limit, Space, choose, freed
+from minigpts.errors import UserError
+from minigpts.pruning import heads, layers, neurons, shrink
+from minigpts.pruning.slicing import AttentionShape
+
+NEURON_SHARES = (0.25, 0.5, 0.75, 0.9)  # of the MLP neurons, at which damage is measured
+SEEN_SHARES = (1.0, 0.5, 0.25, 0.125)  # of the tokens that occur, most frequent first, that are kept for their count
+LEVELS = 3  # counts of heads, and of layers, at which damage is measured
+
+
+@dataclass(frozen=True)
+class Found:
+    """What planning gives."""
+
+    plan: Plan
+    rows: list[dict[str, Any]]  # of the table: kind, level (units removed), bytes_freed, damage, chosen
+    metrics: dict[str, Any]
+
+
+def make(bench: Bench, request: shrink.Request, limit: Limit) -> Found:
+    """Measure, search, and measure what was chosen. ``request`` holds the criterion, the allocation and the rounding."""
+    space = _space(bench, request)
+    whole = space.widths(0)
+    request = replace(request, widths=whole, multiple_of=min(request.multiple_of, *whole))
+    parent = bench.bits_per_byte()
+    curves = _measured(bench, space, request, parent)
+    choice, outline = choose(space, curves, limit, request.multiple_of)
+    cut = replace(
+        request,
+        num_removed_groups=choice.num_removed_groups,
+        num_removed_layers=choice.num_removed_layers,
+        widths=outline.widths,
+    )
+    damage = bench.bits_per_byte(cut, choice.num_counted) - parent
+    shapes = space.child(outline)
+    plan = Plan(
+        num_removed_layers=choice.num_removed_layers,
+        num_removed_key_value_heads=choice.num_removed_groups,
+        widths=list(outline.widths),
+        num_counted_tokens=choice.num_counted,
+        vocab_size=outline.num_rows,
+        num_parameters=checkpoint.num_parameters(shapes),
+        checkpoint_bytes=weights_bytes(shapes, space.dtype),
+    )
+    freed_bytes = freed(space, outline, bench.parent.config.vocab_size)
+    rows = [*table.points(space, curves), *table.chosen(space, curves, choice, outline, freed_bytes)]
+    stored = bench.parent.stored.shapes
+    metrics = {
+        "num_parameters": plan.num_parameters,
+        "checkpoint_bytes": plan.checkpoint_bytes,
+        "size_reduction": 1 - plan.num_parameters / checkpoint.num_parameters(stored),
+        "bytes_reduction": 1 - plan.checkpoint_bytes / weights_bytes(stored, space.dtype),
+        "freed_share": {kind: size / sum(freed_bytes.values()) for kind, size in freed_bytes.items()},
+        "parent_bits_per_byte": parent,  # of the held-back calibration text
+        "predicted_damage": choice.damage,
+        "measured_damage": damage,  # of the whole plan at once: what the sum of single damages left out shows here
+    }
+    return Found(plan, rows, metrics)
+
+
+def _space(bench: Bench, request: shrink.Request) -> Space:
+    parent = bench.parent
+    config, spec, num_layers = parent.config, parent.spec, parent.config.num_hidden_layers
+    shapes = parent.stored.shapes
+    if bench.recovery.refit == "bias" and spec.mlp_bias_field is not None:
+        biased = copy.deepcopy(config)
+        setattr(biased, spec.mlp_bias_field, True)
+        shapes = checkpoint.stored_shapes(biased)
+    return Space(
+        shapes=shapes,
+        dtype=parent.stored.dtype,
+        spec=spec,
+        num_groups=AttentionShape.of(config).num_groups,
+        layer_scores=layers.scores(parent.statistics, num_layers),
+        scores=neurons.scores(parent.stored, spec, parent.statistics, num_layers, request.criterion, request.seed),
+        vocabulary_sizes=bench.vocabulary.sizes,
+        allocation=request.allocation,
+        head_options=[number for number in range(1, AttentionShape.of(config).num_groups) if _heads_can_go(parent, number)],
+        layer_options=[number for number in range(1, num_layers // 2 + 1) if _layers_can_go(parent, number)],
+    )
+
+
+def _heads_can_go(parent: shrink.Parent, number: int) -> bool:
+    attention = AttentionShape.of(parent.config)
+    try:
+        heads.require_removable(parent.spec, attention, number)
+        heads.set_heads(copy.deepcopy(parent.config), parent.spec, attention, attention.num_groups - number)
+    except UserError:  # the family's classes can't hold it
+        return False
+    return True
+
+
+def _layers_can_go(parent: shrink.Parent, number: int) -> bool:
+    try:
+        layers.set_layers(copy.deepcopy(parent.config), parent.spec, range(parent.config.num_hidden_layers - number))
+    except UserError:
+        return False
+    return True
+
+
+def _measured(bench: Bench, space: Space, whole: shrink.Request, parent: float) -> Curves:
+    """The four curves, a resource at a time, the rest as it is in the parent."""
+    levels = _levels(bench, space, whole)
+    points: dict[str, list[tuple[float, float]]] = {kind: [(0, 0.0)] for kind in KINDS}
+    for kind, units, request, num_counted in tqdm(list(levels), desc="damage", unit="cut"):
+        points[kind].append((units, bench.bits_per_byte(request, num_counted) - parent))
+    vocabulary, mlp, groups, depth = (Curve(*zip(*points[kind], strict=True)) for kind in KINDS)
+    return Curves(vocabulary, mlp, groups, depth)
+
+
+def _levels(bench: Bench, space: Space, whole: shrink.Request) -> Iterator[tuple[str, float, shrink.Request | None, int | None]]:
+    """What to measure: kind, units removed, and the cut."""
+    seen, sizes, before = int((bench.vocabulary.counts > 0).sum()), space.vocabulary_sizes, space.vocabulary_sizes[-1]
+    for share in SEEN_SHARES:
+        number = max(round(seen * share), 1)
+        if sizes[number] < before:
+            before = sizes[number]
+            yield "vocabulary", float(sizes[-1] - before), None, number
+    total, everything = sum(space.widths(0)), range(space.num_layers)
+    counts = space.neuron_counts(0, whole.multiple_of)
+    nearest = {int(counts[np.abs(counts - (1 - share) * total).argmin()]) for share in NEURON_SHARES}
+    for kept in sorted(nearest - {total}, reverse=True):
+        widths = neurons.widths_of_sum(space.scores, everything, kept, allocation=space.allocation, multiple_of=whole.multiple_of)
+        yield "MLP", 1 - kept / total, replace(whole, widths=widths), None
+    for number in spread(space.head_options, LEVELS):
+        yield "heads", number, replace(whole, num_removed_groups=number), None
+    for number in spread(space.layer_options, LEVELS):
+        yield "layers", number, replace(whole, num_removed_layers=number, widths=space.widths(number)), None

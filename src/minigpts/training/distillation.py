@@ -1,0 +1,64 @@
+"""A teacher beside the child: what it expects of every next token, over the tokens that the child still has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from minigpts import artifacts, checkpoint
+from minigpts.architectures.registry import spec_for
+from minigpts.errors import UserError
+from minigpts.training.loss import Head, SoftTargets, head_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+INDEX_MAP = "pruned_tokens.parquet"  # of a trimmed checkpoint: each token of its parent, and its new id or -1
+
+
+class Teacher:
+    """A frozen model of the same tokens: the child's parent, tuned or not. (Hinton et al., arXiv 1503.02531, at temperature 1.)
+
+    Its distribution is taken over the child's tokens alone and renormalized. Only its hidden states are ever held whole:
+    :mod:`minigpts.training.loss` makes its logits a slice at a time.
+    """
+
+    def __init__(self, model: PreTrainedModel, ids: torch.Tensor, share: float) -> None:
+        """``ids`` (the child's vocab_size,): the teacher's id of each of the child's tokens; ``share`` of the loss."""
+        self.decoder = model.get_submodule(spec_for(model.config.model_type).decoder).requires_grad_(False)
+        head = head_of(model)
+        bias = None if head.bias is None else head.bias.detach()[ids]
+        self.head, self.ids, self.share = Head(head.weight.detach()[ids], bias, head.cap), ids, share
+
+    def to(self, device: torch.device) -> Teacher:
+        """Move it to a device, in place."""
+        self.decoder.to(device)
+        bias = None if self.head.bias is None else self.head.bias.to(device)
+        self.head, self.ids = Head(self.head.weight.to(device), bias, self.head.cap), self.ids.to(device)
+        return self
+
+    @torch.inference_mode()
+    def soft_targets(self, input_ids: torch.Tensor, layout: Mapping[str, Any]) -> SoftTargets:
+        """What it expects after each of the child's ``input_ids`` (sequences, tokens), laid out as the child's are."""
+        hidden = self.decoder(input_ids=self.ids[input_ids], use_cache=False, **layout).last_hidden_state
+        return SoftTargets(hidden, self.head, self.share)
+
+
+def load_teacher(folder: Path, child: Path, share: float) -> Teacher:
+    """The teacher for the checkpoint ``child``, in fp32. Raises UserError unless it knows every token of the child by name."""
+    ids = torch.arange(checkpoint.load_config(child).vocab_size)
+    if (child / INDEX_MAP).exists():
+        new_ids = torch.tensor(artifacts.read_table(child / INDEX_MAP, ["new_id"])["new_id"])
+        (kept,) = torch.nonzero(new_ids >= 0, as_tuple=True)
+        ids = kept[new_ids[kept].argsort()]
+    own, others = checkpoint.load_fast_tokenizer(child), checkpoint.load_fast_tokenizer(folder)
+    for new, old in enumerate(ids.tolist()):
+        if own.id_to_token(new) != others.id_to_token(old):
+            raise UserError(
+                f"{folder}: its token {old} is not token {new} of {child}; finetune.teacher must be the child's own parent,"
+                " tuned or not"
+            )
+    return Teacher(checkpoint.load_model(folder, torch.float32), ids, share)

@@ -1,0 +1,85 @@
+"""A tiny parent with everything that the plan stage reads, and the stages that plan and cut, run as `dvc repro` runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from minigpts import artifacts, checkpoint
+from minigpts.architectures.registry import spec_for
+from minigpts.profiling.recorder import profile
+from minigpts.vocabulary.counts import count_tokens, write_counts
+from stages import plan_budget, prune_embeddings, prune_neurons
+from tests import tiny
+
+LENGTH = 32
+TEXTS = tiny.sentences(48)
+SECTIONS: dict[str, Any] = {
+    "threshold": 0.0,
+    "embedding_threshold": 0.0,
+    "budget": {"target_size_reduction": None, "target_megabytes": None, "damage_tokens": 1200},
+    "prune_neurons": {
+        "criterion": "wanda",
+        "allocation": "uniform",
+        "multiple_of": 32,
+        "refit": "none",
+        "linear_threshold": None,
+        "heads": 0,
+        "layers": 0,
+        "sequence_length": LENGTH,
+        "seed": 0,
+    },
+    "runtime": {"batch_tokens": 512, "num_threads": None},
+}
+
+
+class Project:
+    """Folder with a parent of a family, its profile, counts (of half the texts, so that some tokens never occur) and text."""
+
+    def __init__(self, folder: Path, family: str = "llama", **changes: object) -> None:
+        self.folder, self.base = folder, tiny.write_checkpoint(folder / "base", family, **changes)
+        model = checkpoint.load_model(self.base, torch.float32)
+        tokenizer = checkpoint.load_fast_tokenizer(self.base)
+        ids = torch.tensor([tokenizer.encode(text).ids[:16] for text in TEXTS])
+        artifacts.write_tensors(folder / "stats.safetensors", profile(model, spec_for(family), ids, 8))
+        write_counts(folder / "counts.parquet", tokenizer, count_tokens(tokenizer, TEXTS[:24]))
+        artifacts.write_table(folder / "text.parquet", {"text": TEXTS})
+        self.sizes = checkpoint.sizes(self.base)
+
+    def plan(self, budget: dict[str, Any], **cutting: Any) -> dict[str, Any]:
+        """What plan_budget plans; None without a target."""
+        sections = {**SECTIONS, "budget": {**SECTIONS["budget"], **budget}}
+        sections["prune_neurons"] = {**SECTIONS["prune_neurons"], **cutting}
+        self.params = self.folder / "params.yaml"
+        self.params.write_text(yaml.safe_dump(sections))
+        self.run(plan_budget, "base", "stats", "counts", "text", "plan", "metrics", "curves", "figure")
+        return artifacts.read_json(self.folder / "plan.json")["plan"]
+
+    def cut(self) -> Path:
+        """The checkpoint that the two prune stages make of the plan."""
+        self.run(prune_neurons, "base", "stats", "text", "plan", "neurons", "neurons_metrics", "widths")
+        self.run(prune_embeddings, "neurons_model", "counts", "plan", "pruned", "pruned_metrics")
+        return self.folder / "pruned"
+
+    def run(self, stage: Any, *names: str) -> None:
+        flags = {
+            "base": ("model", "base"),
+            "stats": ("stats", "stats.safetensors"),
+            "counts": ("counts", "counts.parquet"),
+            "text": ("text", "text.parquet"),
+            "plan": ("plan", "plan.json"),
+            "metrics": ("metrics", "plan_metrics.json"),
+            "curves": ("curves", "plan.csv"),
+            "figure": ("figure", "plan.png"),
+            "neurons": ("out", "neurons"),
+            "neurons_metrics": ("metrics", "neurons.json"),
+            "widths": ("widths", "widths.csv"),
+            "neurons_model": ("model", "neurons"),
+            "pruned": ("out", "pruned"),
+            "pruned_metrics": ("metrics", "pruned.json"),
+        }
+        paths = [(flags[name][0], self.folder / flags[name][1]) for name in names]
+        stage.main([text for flag, path in [*paths, ("params", self.params)] for text in (f"--{flag}", str(path))])

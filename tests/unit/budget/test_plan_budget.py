@@ -1,0 +1,169 @@
+"""The stage on the real path: what it plans is what the two prune stages then make, to the last parameter and byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from minigpts import artifacts, checkpoint
+from minigpts.errors import UserError
+from tests.unit.budget.project import Project
+
+FAMILIES: dict[str, dict[str, Any]] = {  # of each kind: grouped, fused, multi-head, none to go, transposed, padded rows
+    "llama": {"tie_word_embeddings": False},
+    "phi3": {},
+    "phi": {},
+    "opt": {},
+    "gpt2": {},
+    "gemma2": {"num_hidden_layers": 4},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp(request.param), request.param, **FAMILIES[request.param])
+
+
+@pytest.mark.parametrize(("allocation", "share", "in_bytes"), [("uniform", 0.25, True), ("adaptive", 0.15, False)])
+def test_planned_is_real_and_lands(project: Project, allocation: str, share: float, in_bytes: bool):
+    key = "checkpoint_bytes" if in_bytes else "num_parameters"
+    most = project.sizes[key] * (1 - share)
+    budget = {"target_megabytes": most / 1e6} if in_bytes else {"target_size_reduction": share}
+    planned = project.plan(budget, allocation=allocation)
+    sizes = checkpoint.sizes(project.cut())
+    for name in ("num_parameters", "checkpoint_bytes", "vocab_size"):
+        assert planned[name] == sizes[name]
+    assert 0.99 * most <= sizes[key] <= most
+    if allocation == "uniform":
+        assert len(set(planned["widths"])) == 1
+        AutoModelForCausalLM.from_pretrained(project.folder / "pruned")
+
+
+@pytest.mark.parametrize("refit", ["bias", "least_squares"])
+def test_the_refit_is_accounted_for_and_measured(tmp_path: Path, refit: str):
+    """Folded means give a Llama biases, which are parameters too; what is measured is what the stages then make."""
+    project = Project(tmp_path, "llama")
+    planned = project.plan({"target_size_reduction": 0.4}, refit=refit)
+    assert checkpoint.sizes(project.cut())["num_parameters"] == planned["num_parameters"]
+
+
+def test_what_is_measured_is_the_child_that_the_stages_make(tmp_path: Path):
+    project = Project(tmp_path, "llama")
+    project.plan({"target_size_reduction": 0.4})
+    metrics, folder = artifacts.read_json(project.folder / "plan_metrics.json"), project.cut()
+    from minigpts.budget.damage import split
+    from minigpts.evaluation.language_modeling import score
+    from tests.unit.budget.project import LENGTH, SECTIONS, TEXTS
+
+    fitted, held = split(checkpoint.load_fast_tokenizer(project.base), TEXTS, SECTIONS["budget"]["damage_tokens"])
+    assert held and not set(fitted) & set(held)
+    parent, child = (
+        score(
+            checkpoint.load_model(model, torch.float32),
+            checkpoint.load_fast_tokenizer(model),
+            held,
+            sequence_length=LENGTH,
+            batch_tokens=512,
+        ).bits_per_byte
+        for model in (project.base, folder)
+    )
+    assert metrics["parent_bits_per_byte"] == pytest.approx(parent, rel=1e-6)
+    assert metrics["measured_damage"] == pytest.approx(child - parent, abs=1e-6)
+
+
+def test_silenced_mlps_cost_nothing(tmp_path: Path):
+    project = Project(tmp_path, "llama")
+    weights = artifacts.read_tensors(project.base / "model.safetensors")
+    for name in weights:
+        if name.endswith("mlp.down_proj.weight"):
+            weights[name] *= 0
+    artifacts.write_tensors(project.base / "model.safetensors", weights, {"format": "pt"})
+    project.plan({"target_size_reduction": 0.25}, multiple_of=1)
+    rows = artifacts.read_csv(project.folder / "plan.csv")
+    damage = {kind: [float(row["damage"]) for row in rows if row["kind"] == kind] for kind in ("MLP", "heads")}
+    assert damage["MLP"] == pytest.approx([0.0] * 6, abs=1e-6)
+    assert max(map(abs, damage["heads"])) > 1e-4
+    assert artifacts.read_json(project.folder / "plan_metrics.json")["predicted_damage"] <= 1e-6
+
+
+def test_the_table_and_the_same_bytes_again(tmp_path: Path, capsys: pytest.CaptureFixture):
+    project = Project(tmp_path, "llama")
+    outputs = [project.folder / name for name in ("plan.json", "plan_metrics.json", "plan.csv", "plan.png")]
+    project.plan({"target_size_reduction": 0.3})
+    shown = capsys.readouterr().out
+    first = [path.read_bytes() for path in outputs]
+    project.plan({"target_size_reduction": 0.3})
+    assert [path.read_bytes() for path in outputs] == first
+    rows, metrics = artifacts.read_csv(outputs[2]), artifacts.read_json(outputs[1])
+    assert list(rows[0]) == ["kind", "level", "bytes_freed", "damage", "chosen"]
+    chosen = {row["kind"]: int(row["bytes_freed"]) for row in rows if row["chosen"] == "True"}
+    assert sum(chosen.values()) == (project.sizes["num_parameters"] - metrics["num_parameters"]) * 4
+    assert shown.count("<- chosen") == 4 and f"{metrics['num_parameters']:,} parameters" in shown
+    measured = {kind: [float(row["damage"]) for row in rows if row["kind"] == kind and row["chosen"] == "False"] for kind in chosen}
+    assert all(damage[0] == 0 for damage in measured.values())
+    assert measured["vocabulary"][-1] > 0.1  # with few tokens much is spelled out
+
+
+def test_without_a_target_nothing_is_loaded_and_the_thresholds_hold(tmp_path: Path):
+    project = Project(tmp_path, "llama")
+    for name in ("base/model.safetensors", "stats.safetensors", "text.parquet"):
+        (project.folder / name).rename(project.folder / f"{name}.away")
+    assert project.plan({}) is None
+    for name in ("base/model.safetensors", "stats.safetensors", "text.parquet"):
+        (project.folder / f"{name}.away").rename(project.folder / name)
+    sizes = checkpoint.sizes(project.cut())
+    counts = artifacts.read_table(project.folder / "pruned/pruned_tokens.parquet", ["count", "new_id", "reason"])
+    assert all(new >= 0 for count, new in zip(counts["count"], counts["new_id"], strict=True) if count)
+    assert sizes["vocab_size"] < project.sizes["vocab_size"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"target_size_reduction": 0.3, "target_megabytes": 1}, r"target_size_reduction and budget.target_megabytes can't both be"),
+        ({"target_size_reduction": 1}, r"budget.target_size_reduction must be > 0 and < 1, got 1.0"),
+        ({"target_megabytes": 0}, r"budget.target_megabytes must be > 0, got 0.0"),
+        ({"target_megabytes": 0.01}, r"budget.target_megabytes 0.01 is less than what can't go \(0\.\d+ MB"),
+        ({"target_megabytes": 3}, r"budget.target_megabytes 3 is no less than the parent's weights have"),
+        ({"target_size_reduction": 0.3, "damage_tokens": 0}, r"budget.damage_tokens must be ≥ 1, got 0"),
+    ],
+)
+def test_impossible_budgets_are_one_line_and_nothing_is_written(tmp_path: Path, budget: dict, message: str):
+    project = Project(tmp_path, "llama")
+    with pytest.raises(UserError, match=rf"^params\.yaml: [^\n]*{message}[^\n]*$"):
+        project.plan(budget)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("plan")]
+
+
+def test_a_plan_of_other_counts_is_refused(tmp_path: Path):
+    project = Project(tmp_path, "llama")
+    project.plan({"target_size_reduction": 0.3})
+    plan = artifacts.read_json(tmp_path / "plan.json")
+    plan["plan"]["vocab_size"] += 1
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match=r"plans for \d+ tokens, here it leaves \d+; run plan_budget again"):
+        project.cut()
+
+
+def test_the_papers_linear_rule_takes_no_budget(tmp_path: Path):
+    project = Project(tmp_path, "llama")
+    project.plan({"target_size_reduction": 0.3}, allocation="per_layer", linear_threshold=0.1)
+    with pytest.raises(UserError, match="linear_threshold is the paper to the letter and takes no budget"):
+        project.cut()
+
+
+@pytest.mark.parametrize("number", [0, 1, 17, 200])
+def test_sizes_of_vocabularies_are_those_of_the_sets(tmp_path: Path, number: int):
+    from minigpts.vocabulary.choice import VocabularyChoice
+
+    project = Project(tmp_path, "llama")
+    choice = VocabularyChoice.of(project.base, checkpoint.load_config(project.base), project.folder / "counts.parquet")
+    assert len(choice.most_frequent(number)) == choice.sizes[number]
+    assert choice.sizes[-1] == choice.tokenizer.get_vocab_size()
+    seen = int((choice.counts > 0).sum())
+    assert choice.most_frequent(seen) == choice.above(0.0)
