@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, PrinterCallback
 from benchmarks import criteria_results, peers
 from minigpts import artifacts, checkpoint, params
 from minigpts.architectures.registry import spec_for
+from minigpts.budget.damage import in_memory
 from minigpts.corpus import packing
 from minigpts.errors import UserError, exit_cleanly
 from minigpts.evaluation import language_modeling
@@ -147,7 +148,7 @@ class Bench:
         refit: Any = row.refit
         recovery = shrink.Recovery(refit, self.texts, self.settings.pruning.sequence_length, self.settings.runtime)
         config, tensors = shrink.child(parent, shrink.plan_cut(parent, request), recovery)
-        return filled(config, tensors, self.stored).to(self.device)
+        return in_memory(config, tensors).to(self.device)
 
     def perplexity(self, model: PreTrainedModel) -> float:
         """Of the test text, per token of the parent's tokenizer, which is the child's, too."""
@@ -199,16 +200,6 @@ def kept_widths(
     return [max(1, size - gone) for size, gone in zip(sizes, plan.below_threshold(mean_abs, threshold), strict=True)]
 
 
-def filled(config: Any, tensors: checkpoint.NamedTensors, stored: Mapping[str, Tensor]) -> PreTrainedModel:
-    """The child in fp32, as it would be loaded from its checkpoint. No layer went, so untouched tensors kept their names."""
-    model = checkpoint.empty_model(config, torch.float32)
-    for name, tensor in tensors:
-        value = tensor if isinstance(tensor, Tensor) else stored[name]
-        checkpoint.set_tensor(model, name, value.to(torch.float32, copy=True))
-    model.tie_weights()
-    return model
-
-
 def rows_of(arguments: argparse.Namespace) -> Iterator[Row]:
     """Every untuned row that is asked for, a seed after the other."""
     for seed in arguments.seeds:
@@ -256,7 +247,7 @@ def append(path: Path, row: Row, perplexity: float) -> None:
 def settle(path: Path) -> None:
     """Sort the file; of lines about the same, the last counts."""
     lines = {Row.of(line): line for line in read(path)}
-    order = ["dense", *CRITERIA, "obs", *peers.PEERS]
+    order = ["dense", *CRITERIA, *peers.PEERS]
 
     def place(row: Row) -> tuple[Any, ...]:
         return row.tuned_tokens, row.ratio, order.index(row.criterion), REFITS.index(row.refit), row.seed

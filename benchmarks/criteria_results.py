@@ -25,7 +25,6 @@ COLOURS = {  # Okabe and Ito's, the yellow left out, which white swallows
     "wanda": "#0072b2",
     "flap": "#56b4e9",
     "taylor": "#009e73",
-    "obs": "#7a4fa3",
 }
 PEER_MARKERS = "sD^v"
 

@@ -105,13 +105,20 @@ def work_off(names: Sequence[str], hours: float) -> None:
     dvc("queue", "start", "-j", "1")
     deadline, idle = time.monotonic() + 3600 * hours, 0
     with tqdm(total=len(names), desc="experiments", unit="size") as bar:
-        while waiting := [name for name, state in (now := status()).items() if name in names and state in RUNNING]:
+        while waiting := unfinished(names, states := status()):
             bar.update(len(names) - len(waiting) - bar.n)
-            idle = 0 if "Running" in now.values() else idle + 1
+            idle = 0 if "Running" in states.values() else idle + 1
             if time.monotonic() > deadline or idle > ROUNDS_WITHOUT_WORKER:
-                raise UserError(f"{len(waiting)} experiments are not done; see `dvc queue status` and `dvc queue logs {waiting[0]}`")
+                raise UserError(
+                    f"{len(waiting)} experiments are not done; see `dvc queue status` and `dvc queue logs {waiting[0]}`"
+                )
             time.sleep(POLL_SECONDS)
         bar.update(len(names) - bar.n)
+
+
+def unfinished(names: Sequence[str], states: Mapping[str, str]) -> list[str]:
+    """Those of ``names`` that wait or run."""
+    return [name for name in names if states.get(name) in RUNNING]
 
 
 def collect(name: str, parent: Path) -> Point:
@@ -176,12 +183,14 @@ def picture(points: Sequence[Point], data: str) -> Picture:
             text = size if point.speed is None else f"{size}\n{point.speed:.2g} × speed"
             axes.annotate(text, (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
         axes.set_ylabel("bits per byte")
-        axes.legend(loc="upper left", fontsize=7)
+        axes.legend(loc="best", fontsize=7)
         lower = axes.figure.add_subplot(rows[1], sharex=axes)
         panel(lower, theme, "acc", 100)
         lower.set(xlabel="parameters gone (%)", ylabel="answers (%)")
 
-    values = "; ".join(f"{x:.0f} % {point.metrics['finetuned']['bits_per_byte']:.3f}" for x, point in zip(percent, points, strict=True))
+    values = "; ".join(
+        f"{x:.0f} % {point.metrics['finetuned']['bits_per_byte']:.3f}" for x, point in zip(percent, points, strict=True)
+    )
     return Picture(
         "frontier",
         f"Quality against size: {data}",
@@ -198,7 +207,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=float, nargs="+", default=[0.3, 0.42, 0.55, 0.7], help="share of the parameters to go")
     parser.add_argument("--data", default="medical", help="what the rows are called (default: %(default)s)")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a further -S of dvc exp run")
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a further -S of dvc exp run"
+    )
     parser.add_argument("--parent", type=Path, default=BASE, help="whose speed is compared (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/frontier.csv"), help="and .png (default: %(default)s)")
     parser.add_argument("--hours", type=float, default=12, help="before the queue is given up (default: %(default)s)")
