@@ -8,42 +8,29 @@ behind the block, so that what earlier cuts (removed heads and layers included) 
 stands between a projection and the stream (Gemma 2 and 3, OPT-350m), the target is what the parent's projection gives there.
 A bias that a projection has is refitted with it.
 
-How strongly the weights are pulled towards the parent's is chosen for each projection on calibration text that is held back
-from its fit; then the text is fitted whole.
-
 In memory are the residual streams of the calibration text, of parent and child, one decoder layer, and one projection's
 sums: never a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from minigpts import checkpoint
 from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.errors import UserError
+from minigpts.pruning import ridge
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
 from minigpts.runtime import keep_large_blocks_apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-# Strengths of the pull towards the weights as they were, relative to the sum of squares of each input: how strong it has to be
-# depends on how much text there is for how many inputs.
-RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
-RIDGE = 1e-1  # where there is too little text to hold any back
-
-HELD_BACK_EVERY = 8  # the eighth sequence, the sixteenth, … are held back, …
-HELD_BACK_TOKENS = 4096  # … up to this many tokens, which are kept as they are
-
-BLOCK_COLUMNS = 1024  # of the activations, multiplied at a time: the fp32 product of all would be half a Gram matrix more
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # a decoder layer's arguments besides the hidden states
 
@@ -111,12 +98,12 @@ def least_squares(
             for module in projections:
                 projection = cast(nn.Linear, layer.get_submodule(module))
                 samples = _samples(layer, spec, module, child_stream, layer_calls, goals.pop(module), direct[module])
-                refit_projection(projection, spec.transposed, samples)
+                ridge.refit_projection(projection, spec.transposed, samples)
             _advance(layer, child_stream, layer_calls)
             refitted = {
-                f"{module}.{name}": parameter.to("cpu", child.dtype, copy=True)
+                f"{module}.{kind}": parameter.to("cpu", child.dtype, copy=True)
                 for module in projections
-                for name, parameter in layer.get_submodule(module).named_parameters()
+                for kind, parameter in layer.get_submodule(module).named_parameters()
             }
         yield refitted
 
@@ -191,10 +178,6 @@ def _hooked(module: nn.Module, hook: Callable[[nn.Module, tuple[Tensor, ...], Te
         handle.remove()
 
 
-def _silence(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return torch.zeros_like(output)
-
-
 def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, call: Call) -> dict[str, bool]:
     """Whether the layer adds what each of its projections gives to the stream as it is: not so with a norm in between.
 
@@ -209,8 +192,7 @@ def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, c
 
     with _hooked(attention_out, note(spec.attention_out)), _hooked(mlp_out, note(spec.mlp_out)):
         whole = layer(hidden, *args, **kwargs)
-    with _hooked(mlp_out, _silence):
-        without_mlp = layer(hidden, *args, **kwargs)
+    without_mlp, _ = _without_mlp(layer, mlp_out, hidden, call)
     slack = 1e-3 * float(whole.std())
     return {
         spec.attention_out: torch.allclose(hidden + given[spec.attention_out], without_mlp, rtol=1e-3, atol=slack),
@@ -298,95 +280,3 @@ def _samples(
         else:
             before, given = hidden, _given_to(layer, module, hidden, call)
         yield given.view(*hidden.shape[:-1], -1), goal - before if direct else goal
-
-
-def refit_projection(projection: nn.Linear, transposed: bool, samples: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Fit weight and bias of a linear layer, in place, to give the targets of ``samples`` (see :func:`_samples`)."""
-    weight = projection.weight.T if transposed else projection.weight  # (out_features, in_features); a view, written to below
-    prior = weight if projection.bias is None else torch.cat([weight, projection.bias[:, None]], 1)  # its input is 1
-    fitted, held_back = _Sums(prior), _HeldBack()
-    seen = 0  # sequences
-    for given, target in samples:
-        if projection.bias is not None:
-            given = torch.cat([given, given.new_ones(*given.shape[:-1], 1)], -1)
-        numbers = torch.arange(seen + 1, seen + 1 + len(given), device=given.device)
-        aside = (numbers % HELD_BACK_EVERY == 0) & (numbers * given.shape[1] <= HELD_BACK_EVERY * HELD_BACK_TOKENS)
-        for sums, which in ((held_back, aside), (fitted, ~aside)):
-            sums.add(given[which].flatten(0, 1), target[which].flatten(0, 1))
-        seen += len(given)
-    ridge = held_back.choose(fitted)
-    solved = fitted.solve(ridge, last=True)
-    weight.copy_(solved[:, : weight.shape[1]])
-    if projection.bias is not None:
-        projection.bias.copy_(solved[:, -1])
-
-
-class _HeldBack:
-    """Calibration sequences that the strength of the ridge is chosen on."""
-
-    def __init__(self) -> None:
-        self.kept: list[tuple[Tensor, Tensor]] = []
-
-    def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """``inputs`` (tokens, in), ``targets`` (tokens, out)."""
-        if len(inputs):
-            self.kept.append((inputs, targets))
-
-    def choose(self, fitted: _Sums) -> float:
-        """The ridge under which what ``fitted`` holds predicts these targets best; then ``fitted`` holds these too."""
-        if not self.kept:
-            return RIDGE
-        errors = {ridge: self._error(fitted.solve(ridge)) for ridge in RIDGES}
-        for inputs, targets in self.kept:
-            fitted.add(inputs, targets)
-        return min(errors, key=errors.__getitem__)
-
-    def _error(self, weight: Tensor) -> float:
-        weight = weight.float()
-        return sum(float((targets - inputs @ weight.T).square().sum()) for inputs, targets in self.kept)
-
-
-class _Sums:
-    """Σ a aᵀ (in, in) and Σ t aᵀ (out, in) over inputs a and targets t: all that least squares needs of the text."""
-
-    def __init__(self, prior: Tensor) -> None:
-        """``prior`` (out, in): the weights to pull towards."""
-        size = prior.shape[1]
-        self.prior = prior
-        self.gram = torch.zeros(size, size, dtype=torch.float64, device=prior.device)
-        self.cross = torch.zeros(prior.shape, dtype=torch.float64, device=prior.device)
-
-    def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """``inputs`` (tokens, in), ``targets`` (tokens, out)."""
-        for start in range(0, len(self.gram), BLOCK_COLUMNS):
-            block = slice(start, start + BLOCK_COLUMNS)
-            self.gram[block] += inputs[:, block].T @ inputs
-        self.cross += targets.T @ inputs
-
-    def solve(self, ridge: float, last: bool = False) -> Tensor:
-        """argmin_W Σ‖t − W a‖² + Σ_j λ_j ‖W_j − prior_j‖², λ_j = ``ridge`` · Σ a_j²: the pull is as strong for a quiet input as
-        for a loud one, and directions that the text doesn't show stay as they were. (out, in)
-
-        The ``last`` solution uses up the sums.
-        """
-        gram, diagonal = self.gram, self.gram.diagonal().clone()
-        strengths = ridge * diagonal + torch.finfo(gram.dtype).tiny ** 0.5
-        right = self.cross if last else self.cross.clone()
-        for row, prior in zip(right, self.prior, strict=True):  # a row at a time: in fp64 the prior is as large as the sums
-            row.addcmul_(prior.double(), strengths)
-        gram.diagonal().add_(strengths)
-        # SciPy factors and solves in place (of column-major arrays, which the transposes are); torch would copy both. What it
-        # overwrites is one triangle: the other one restores it.
-        factor = cho_factor(gram.cpu().numpy().T, lower=True, overwrite_a=True, check_finite=False)
-        solution = torch.from_numpy(cho_solve(factor, right.cpu().numpy().T, overwrite_b=True, check_finite=False).T)
-        if not last:
-            self._restore(diagonal)
-        return solution.to(gram.device)
-
-    def _restore(self, diagonal: Tensor) -> None:
-        for start in range(0, len(self.gram), BLOCK_COLUMNS):
-            end = start + BLOCK_COLUMNS
-            square = self.gram[start:end, start:end].tril(-1)
-            self.gram[start:end, start:end] = square + square.T
-            self.gram[start:end, end:] = self.gram[end:, start:end].T
-        self.gram.diagonal().copy_(diagonal)
