@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 
-.PHONY: help repro test checks bench criteria frontier
+.PHONY: help repro test checks bench criteria frontier domains
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,3 +35,6 @@ criteria: $(READY)  ## the bake-off of pruning criteria on the prepared text, ke
 
 frontier: $(READY)  ## quality against size as queued DVC experiments, kept in benchmarks/results (hours)
 	python -m benchmarks.frontier
+
+domains: $(READY)  ## several domains as queued DVC experiments, crossed; DATA=folder for your own (hours)
+	python -m benchmarks.domains $(if $(DATA),--data $(DATA))

@@ -11,12 +11,7 @@ experiments see only files that git tracks; what one of them has made, the next 
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from benchmarks import experiments
 from minigpts import artifacts
 from minigpts.errors import UserError, exit_cleanly
 from minigpts.reporting.figures import Picture
@@ -35,9 +31,6 @@ if TYPE_CHECKING:
 TARGETS = ("dvc.yaml", "benchmarks/dvc.yaml")
 METRICS = ("summary", "finetune", "base", "finetuned", "tuned_parent")
 BASE, CHILD = Path("data/checkpoints/base"), Path("data/checkpoints/finetuned")
-RUNNING = ("Queued", "Running")
-POLL_SECONDS = 2
-ROUNDS_WITHOUT_WORKER = 30  # looks at a queue in which something waits and nothing works, before it is given up
 
 
 @dataclass(frozen=True)
@@ -61,74 +54,20 @@ class Point:
         }
 
 
-def dvc(*arguments: str) -> str:
-    """Run DVC in the current folder; gives what it printed. Raises UserError with its last line when it fails."""
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        errors = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")] or done.stdout.splitlines()[-1:]
-        raise UserError(f"dvc {' '.join(arguments[:3])}: {errors[0].removeprefix('ERROR: ') if errors else 'no message'}")
-    return done.stdout
-
-
-def git(*arguments: str) -> str:
-    """What git prints; empty when it fails."""
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout
-
-
-def commit_of(name: str) -> str:
-    """The commit of a finished experiment; empty while there is none."""
-    return git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").strip()
-
-
-def queue(data: str, sizes: Sequence[float], settings: Sequence[str]) -> dict[str, float]:
-    """Queue an experiment a size, in the place of an earlier one of the same name; gives names and sizes."""
-    names = {f"frontier-{re.sub(r'[^A-Za-z0-9]+', '_', data)}-{round(1000 * size):03d}": size for size in sizes}
-    statuses = status()
-    for name, size in names.items():
-        if commit_of(name):
-            dvc("exp", "remove", name)
-        if name in statuses:
-            dvc("queue", "remove", name)
-        values = [f"budget.target_size_reduction={size}", *settings]
-        dvc("exp", "run", "--queue", "--name", name, *(word for value in values for word in ("-S", value)), *TARGETS)
-    return names
-
-
-def status() -> dict[str, str]:
-    """Name and status of all that is in DVC's queue: Queued, Running, Success, Failed."""
-    rows = [re.split(r"\s{2,}", line.strip()) for line in dvc("queue", "status").splitlines()]
-    return {row[1]: row[-1] for row in rows if len(row) == 4 and row[-1] in (*RUNNING, "Success", "Failed")}
-
-
-def work_off(names: Sequence[str], hours: float) -> None:
-    """Start the queue and wait until nothing of ``names`` waits or runs. Raises UserError when that takes too long."""
-    dvc("queue", "start", "-j", "1")
-    deadline, idle = time.monotonic() + 3600 * hours, 0
-    with tqdm(total=len(names), desc="experiments", unit="size") as bar:
-        while waiting := unfinished(names, states := status()):
-            bar.update(len(names) - len(waiting) - bar.n)
-            idle = 0 if "Running" in states.values() else idle + 1
-            if time.monotonic() > deadline or idle > ROUNDS_WITHOUT_WORKER:
-                raise UserError(
-                    f"{len(waiting)} experiments are not done; see `dvc queue status` and `dvc queue logs {waiting[0]}`"
-                )
-            time.sleep(POLL_SECONDS)
-        bar.update(len(names) - bar.n)
-
-
-def unfinished(names: Sequence[str], states: Mapping[str, str]) -> list[str]:
-    """Those of ``names`` that wait or run."""
-    return [name for name in names if states.get(name) in RUNNING]
+def queue(data: str, sizes: Sequence[float], settings: Sequence[str]) -> dict[str, str]:
+    """Queue an experiment a size; gives their names, and what to call them."""
+    named = {experiments.named("frontier", data, f"{round(1000 * size):03d}"): size for size in sizes}
+    experiments.queue({name: [f"budget.target_size_reduction={size}", *settings] for name, size in named.items()}, TARGETS)
+    return {name: f"size {size:g}" for name, size in named.items()}
 
 
 def collect(name: str, parent: Path) -> Point:
     """The figures of a finished experiment, and its speed where its child can be fetched from the cache."""
-    commit = commit_of(name)
-    metrics = {stem: json.loads(git("show", f"{commit}:metrics/{stem}.json")) for stem in METRICS}
+    metrics = experiments.metrics(name, METRICS)
     with tempfile.TemporaryDirectory() as folder:
         child = Path(folder) / "child"
         try:
-            dvc("get", ".", str(CHILD), "--rev", commit, "--out", str(child))
+            experiments.fetch(name, str(CHILD), child)
         except UserError:
             return Point(metrics)
         return Point(metrics, relative_speed(parent, child))
@@ -141,16 +80,6 @@ def relative_speed(parent: Path, child: Path) -> float | None:
     from benchmarks import inference
 
     return inference.decoding_speedup(parent, child)
-
-
-def report_failed(names: Mapping[str, float]) -> list[str]:
-    """A line for each experiment that failed: what its stage said last."""
-    lines = []
-    for name, size in names.items():
-        log = dvc("queue", "logs", name).splitlines()
-        errors = [line for line in log if line.lower().startswith("error: ")]
-        lines.append(f"size {size:g} failed: {errors[0] if errors else 'no message'} (dvc queue logs {name})")
-    return lines
 
 
 def merged(path: Path, data: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -215,13 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--hours", type=float, default=12, help="before the queue is given up (default: %(default)s)")
     arguments = parser.parse_args(argv)
     names = queue(arguments.data, arguments.sizes, arguments.settings)
-    work_off(list(names), arguments.hours)
-    failed = {name: size for name, size in names.items() if not commit_of(name)}
-    for line in report_failed(failed):
-        print(line, file=sys.stderr)
-    if len(failed) == len(names):
-        raise UserError("no experiment came to its end")
-    points = [collect(name, arguments.parent) for name in tqdm(names, desc="collecting", unit="size") if name not in failed]
+    experiments.work_off(list(names), arguments.hours, "size")
+    finished = experiments.finished(names)
+    points = [collect(name, arguments.parent) for name in tqdm(finished, desc="collecting", unit="size")]
     artifacts.write_csv(arguments.out, merged(arguments.out, arguments.data, [point.row(arguments.data) for point in points]))
     with artifacts.replacing(arguments.out.with_suffix(".png")) as temporary:
         temporary.write_bytes(picture(points, arguments.data).png())

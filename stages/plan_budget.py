@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="the parent's checkpoint folder")
     parser.add_argument("--stats", type=Path, required=True, help="what profile_activations wrote")
     parser.add_argument("--counts", type=Path, required=True, help="what count_tokens wrote")
+    parser.add_argument("--keep-terms", type=Path, help="terms whose tokens stay, a json list; without it, none")
     parser.add_argument("--text", type=Path, required=True, help="calibration text, parquet with a column 'text'")
     parser.add_argument("--plan", type=Path, required=True, help="the plan to write, json")
     parser.add_argument("--metrics", type=Path, required=True, help="its figures to write, json")
@@ -72,7 +73,7 @@ def _planned(
 
     parent = shrink.Parent.load(arguments.model, arguments.stats)
     limit = search.Limit.of(parent.stored, settings.target_size_reduction, settings.target_megabytes)
-    vocabulary = VocabularyChoice.of(arguments.model, parent.config, arguments.counts)
+    vocabulary = VocabularyChoice.of(arguments.model, parent.config, arguments.counts, arguments.keep_terms)
     texts = artifacts.read_table(arguments.text, ["text"])["text"]
     fitted_on, measured_on = damage.split(vocabulary.tokenizer, texts, settings.damage_tokens)
     recovery = shrink.Recovery(cutting.refit, fitted_on, cutting.sequence_length, runtime)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from minigpts import artifacts, params
 from minigpts.corpus.document import Corpus
-from minigpts.corpus.prepare import Shape, prepare
 from minigpts.errors import UserError, exit_cleanly
 
 
@@ -17,10 +18,15 @@ from minigpts.errors import UserError, exit_cleanly
 class Params:
     """The ``dataset`` section."""
 
-    domain: str  # an embedded domain, used where source is null
+    domain: str  # a domain of the registry, used where source is null
     source: str | None  # the user's own text: a file or a folder
     text_column: str  # the column that holds the text
-    questions: str | None  # the user's own questions, jsonl; they replace the domain's
+    template: str | None  # columns in text of their own, in place of text_column
+    group_column: str | None  # rows with one value in it land in one split
+    questions: str | None  # the user's own questions; they replace the domain's
+    make_questions: Literal["completion", "translation"] | None  # out of the held-out text, where there are none
+    keep_terms: str | None  # a file of terms whose tokens all stay
+    max_leakage: float  # share of the held-out text's runs of words, and of the questions', that the training text may have
     seed: int  # of the splits, the orders and the choice of questions
     calibration_share: float  # shares of the documents; the rest trains
     validation_share: float
@@ -38,45 +44,58 @@ class Params:
             params.require(cap is None or cap >= 1, f"dataset.{name}_bytes must be ≥ 1 or null", cap)
         for name in ("validation_questions", "test_questions", "seed"):
             params.require(getattr(self, name) >= 0, f"dataset.{name} must be ≥ 0", getattr(self, name))
+        params.require(0 <= self.max_leakage <= 1, "dataset.max_leakage must lie between 0 and 1", self.max_leakage)
         total = self.calibration_share + self.validation_share + self.test_share
         params.require(total < 1, "dataset: calibration_share + validation_share + test_share must be below 1", total)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the corpus, prepare it, write the four tables, the questions and the metrics."""
+    """Read the corpus, prepare it, write the four tables, the questions, the terms to keep and the metrics."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the four parquet files and mcq.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the four parquet files, mcq.jsonl, keep_terms.json")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file for counts, sizes and the leak check")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args(argv)
     settings = params.read(args.params, Params, "dataset")
 
+    from minigpts.corpus.glossary import read_terms
+    from minigpts.corpus.prepare import Shape, prepare
+
     shape = Shape(
         shares={name: getattr(settings, f"{name}_share") for name in ("calibration", "validation", "test")},
         max_bytes={name: getattr(settings, f"{name}_bytes") for name in ("calibration", "validation", "test")},
         max_questions={name: getattr(settings, f"{name}_questions") for name in ("validation", "test")},
+        max_leakage=settings.max_leakage,
+        make_questions=settings.make_questions,
+        template=settings.template,
         seed=settings.seed,
     )
-    prepared = prepare(_corpus(settings), shape)
-    for name, documents in prepared.documents.items():
-        columns = {"text": [document.text for document in documents], "group": [document.group for document in documents]}
-        artifacts.write_table(args.out / f"{name}.parquet", columns)
-    artifacts.write_jsonl(args.out / "mcq.jsonl", prepared.question_rows())
+    terms = [] if settings.keep_terms is None else read_terms(Path(settings.keep_terms))
+    scratch = args.out / ".documents.parquet"
+    try:
+        prepared = prepare(_corpus(settings), shape, scratch)
+        prepared.write(args.out)
+    finally:
+        scratch.unlink(missing_ok=True)
+    artifacts.write_json(args.out / "keep_terms.json", terms)
     artifacts.write_json(args.metrics, prepared.metrics)
+    print(prepared.summary())
 
 
 def _corpus(settings: Params) -> Corpus:
     from minigpts.corpus.domains import DOMAINS
-    from minigpts.sources import text
+    from minigpts.sources import questions, text
 
     if settings.source is not None:
-        corpus = text.read_corpus(Path(settings.source), settings.text_column)
+        columns = text.Columns(settings.text_column, settings.template, settings.group_column)
+        corpus = text.read_corpus(Path(settings.source), columns)
     elif settings.domain in DOMAINS:
         corpus = DOMAINS[settings.domain]()
     else:
         raise UserError(f"params.yaml: dataset.domain must be one of {', '.join(DOMAINS)}, got {settings.domain!r}")
     if settings.questions is not None:
-        corpus = Corpus(corpus.documents, text.read_questions(Path(settings.questions)), corpus.sources)
+        dropped: Counter[str] = Counter()
+        corpus = Corpus(corpus.documents, questions.read_questions(Path(settings.questions), dropped), corpus.sources, dropped)
     return corpus
 
 

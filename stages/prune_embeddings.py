@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--counts", type=Path, required=True, help="what count_tokens wrote")
+    parser.add_argument("--keep-terms", type=Path, help="terms whose tokens stay, a json list; without it, none")
+    parser.add_argument("--test", type=Path, help="test text, parquet, only to warn of its words whose tokens go")
     parser.add_argument("--plan", type=Path, help="what plan_budget wrote; without it, embedding_threshold holds")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
@@ -39,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from minigpts.architectures.registry import spec_for
     from minigpts.budget import plan
     from minigpts.pruning.embeddings import shrink_config, slice_vocabulary
-    from minigpts.vocabulary import counts, keep, trim
+    from minigpts.vocabulary import counts, keep, terms, trim
     from minigpts.vocabulary.choice import VocabularyChoice
 
     config, planned = checkpoint.load_config(args.model), plan.read(args.plan)
-    choice = VocabularyChoice.of(args.model, config, args.counts)
+    choice = VocabularyChoice.of(args.model, config, args.counts, args.keep_terms)
     reasons = choice.above(threshold) if planned is None else choice.most_frequent(planned.num_counted_tokens)
     if planned is not None and len(reasons) != planned.vocab_size:
         raise UserError(f"{args.plan}: plans for {planned.vocab_size} tokens, here it leaves {len(reasons)}; run plan_budget again")
@@ -68,10 +71,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     before, after = (checkpoint.num_parameters(weights.shapes) for weights in (stored, checkpoint.StoredWeights(args.out)))
     kept_for = Counter(reasons.values())
+    test = artifacts.read_table(args.test, ["text"])["text"] if args.test else []
+    longer = terms.spelled_longer(choice.tokenizer, choice.trimmed(kept), test)
+    if longer:
+        print(terms.warning(longer), file=sys.stderr)
     metrics = {
         "vocab_size_before": vocab_size,
         "vocab_size_after": len(kept),
         "tokens_kept": {reason: kept_for[reason] for reason in keep.REASONS},
+        "num_test_terms_spelled_longer": len(longer),
+        "test_terms_spelled_longer": terms.listed(longer),
         "tokens_never_seen": int((count == 0).sum()),
         "parameters_removed": before - after,
         "parameters_removed_share": 1 - after / before,

@@ -1,6 +1,7 @@
 """A small hub on 127.0.0.1: serves folders as repositories to the real client, and can be told to fail as the real one does.
 
-Only what a download asks for is here: a revision's commit, its list of files, the files with ranges, open pull requests.
+Only what a download asks for is here: a revision's commit, its list of files, the files with ranges, open pull requests,
+and whether a token opens a data set. Repositories have no folders.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 SOCKET_SECONDS = 20  # a connection that stays silent is closed
+REPOSITORY = r"((?:datasets/)?[^/]+/[^/]+)"
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Hub:
     """The server, for a ``with`` block. Its switches may be changed while it runs."""
 
     def __init__(self, repositories: dict[str, Repository], token: str = "hf_of_the_tests") -> None:
-        """``repositories`` by id, all of owner ``us``; ``token`` opens gated ones."""
+        """``repositories`` by id, all of owner ``us``, a data set's as ``datasets/us/name``; ``token`` opens gated ones."""
         self.repositories, self.token = repositories, token
         self.requests: list[Request] = []
         self.cut_after = 0  # bytes of a file after which the connection is cut,
@@ -104,8 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = urlsplit(self.path).path
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree|discussions)(?:/([^/]+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        api = re.fullmatch(rf"/api/(?:models/)?{REPOSITORY}(?:/(revision|tree|discussions|auth-check)(?:/([^/]+)(/.+)?)?)?", path)
+        file = re.fullmatch(rf"/{REPOSITORY}/resolve/([^/]+)/(.+)", path)
         found = api or file
         repository = self.hub.repositories.get(found[1]) if found else None
         if self.hub.error:
@@ -114,15 +116,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
         elif api and api[2] == "discussions":
             self._send_json(_discussions(repository))
-        elif (commit := repository.commit(unquote((api[3] if api else file[2]) or ""))) is None:
+        elif (commit := repository.commit(unquote((api[3] if api else file[2]) or "main"))) is None:
             self._send(404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
-        elif api and api[2] == "revision":
-            self._send_json({"id": api[1], "sha": commit, "siblings": []})
-        elif api:
+        elif api and api[2] in (None, "revision"):
+            self._send_json({"id": api[1].removeprefix("datasets/"), "sha": commit, "siblings": []})
+        elif api and api[4]:
+            self._send(404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Not a folder", "X-Repo-Commit": commit})
+        elif api and api[2] == "tree":
             self._send_json([_entry(path) for path in sorted(repository.folder(commit).iterdir())])
         elif repository.gated and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             status = 403 if self.headers.get("Authorization") else 401
             self._send(status, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."})
+        elif api:
+            self._send(200)
         elif not (target := repository.folder(commit) / unquote(file[3])).is_file():
             self._send(404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": commit})
         else:
@@ -150,12 +156,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send_file(self, content: bytes, commit: str) -> None:
-        start = int(re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "bytes=0-")[1])
+        first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "bytes=0-").groups()
+        start, end = int(first), min(int(last or len(content)), len(content) - 1) + 1
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        headers |= {"Content-Length": str(len(content) - start)}
+        headers |= {"Content-Length": str(end - start)}
         if "Range" in self.headers:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        body = content[start:] if self.command == "GET" else b""
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        body = content[start:end] if self.command == "GET" else b""
         cut = self.command == "GET" and self.hub.cuts > 0 and len(body) > self.hub.cut_after
         if cut:
             self.hub.cuts -= 1

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any] | Sequence[str]) -> None:
     """Write metrics: sorted keys, floats to eight significant digits (beyond them lies the order of summation)."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_rounded(values), indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -103,6 +103,17 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
 
     with replacing(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary, compression="zstd")
+
+
+@contextmanager
+def table_writer(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that appends rows to a parquet file of text columns: one row group a call, so no more is in memory."""
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
+    with replacing(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield lambda rows: writer.write_table(pyarrow.table(dict(rows), schema=schema))
 
 
 def read_table(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:

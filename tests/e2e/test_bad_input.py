@@ -120,7 +120,8 @@ def test_question_without_a_valid_answer(refused, tmp_path, answer):
     good = {"question": "Which organ beats?", "choices": ["heart", "lung", "nail", "hair"], "answer": 0}
     (tmp_path / "own.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(good | {'answer': answer})}\n")
     line = refused("prepare_dataset", {"dataset.questions": str(tmp_path / "own.jsonl")})
-    assert line == f"TMP/own.jsonl:2: 'answer' must be one of the choices, or its index from 0 to 3, got {answer!r}"
+    rule = "'answer' must be one of the choices, its letter from A to D or its index from 0 to 3"
+    assert line == f"TMP/own.jsonl:2: {rule}, got {answer!r}"
 
 
 @pytest.fixture

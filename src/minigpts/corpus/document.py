@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+_IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # and kana
+_NO_WORD = re.compile(r"\W")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
+_ASCII = {code: _NO_WORD.sub(" ", chr(code).lower()) for code in range(128)}
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,32 @@ class Question:
 class Corpus:
     """All of a domain before the split."""
 
-    documents: list[Document]
+    documents: Iterable[Document]  # each time in the same order; may be larger than memory
     questions: list[Question]
     sources: dict[str, dict[str, str]] = field(default_factory=dict)  # name -> version, licence, acknowledgement
+    questions_dropped: Counter[str] = field(default_factory=Counter)  # on reading them, by reason
 
 
 def normalized(text: str) -> str:
-    """Lower-case words with single spaces between them: equal for texts that differ by case, punctuation or layout only."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    """Lower-case words with single spaces between them: equal for texts that differ by case, punctuation or layout only.
+
+    An ideograph is a word of its own, since nothing in the text says where words of several end.
+    """
+    return " ".join(folded(text).translate(_ASCII).split())
+
+
+def folded(text: str) -> str:
+    """The text with all characters beyond ASCII as :func:`normalized` has them, and spaces around ideographs."""
+    return text if text.isascii() else _BEYOND_ASCII.sub(lambda match: match[0].translate(_FOLDED), text)
+
+
+class _Folded(dict[int, str]):
+    """What a character becomes, found out when it first occurs."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        self[code] = f" {character} " if _IDEOGRAPH.match(character) else _NO_WORD.sub(" ", character.casefold())
+        return self[code]
+
+
+_FOLDED = _Folded()

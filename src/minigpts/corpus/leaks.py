@@ -1,55 +1,138 @@
 """Looks for text that training would see and the evaluation then asks for.
 
-Two documents are near-duplicates when their TF-IDF vectors over words and word pairs have a cosine of at least
-``NEAR_DUPLICATE``. A question is given away by a text that shares ``RUN`` words in a row with its evidence, the field's usual
-measure of contamination (GPT-3, arXiv 2005.14165), or that holds a shorter evidence whole.
+What is looked for are runs of ``RUN`` words that a held-out text, a document or what gives a question's answer away, has in
+common with a document of the training side: the field's usual measure of contamination (GPT-3, arXiv 2005.14165). A shorter text
+of at least ``SHORTEST_RUN`` words is one run. As there, a run that more than ``COMMON`` documents of the training side have is a
+phrase of the domain, a heading or a disclaimer: such runs stay, and are what the leakage that remains is made of. Documents with
+any other go, and so do held-out texts most of whose runs are common ones: these ask for what was learnt by heart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from minigpts.corpus.document import normalized
+import numpy as np
+from numpy.typing import NDArray
 
-NEAR_DUPLICATE = 0.7
+from minigpts.corpus.words import Hashes, Words, words_of
+
 RUN = 13  # words
 SHORTEST_RUN = 4  # words; "joint pain" gives nothing away
-_ROWS = 4096  # documents compared at once, a matter of memory
+COMMON = 10  # documents
+MOST = 0.5  # of a held-out text's runs
+
+_NONE, _NO_HASH = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
+
+Found = tuple[NDArray[np.int64], NDArray[np.int64]]  # (pairs,) each: which text, and which of the runs that are looked for
 
 
-def near_duplicates(texts: Sequence[str], held_out: Sequence[str]) -> tuple[set[int], int]:
-    """Indices of the ``texts`` with a near-duplicate among ``held_out``, and the number of such pairs."""
-    if not texts or not held_out:
-        return set(), 0
-    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+class HeldOut:
+    """The runs of the held-out texts, and where in the training side they were seen."""
 
-    vectorizer = HashingVectorizer(n_features=2**20, ngram_range=(1, 2), alternate_sign=False, norm=None, token_pattern=r"\w+")
-    counts = vectorizer.transform(held_out)
-    # The weights come from the held-out side alone, so that dropping a text doesn't change what the others look like.
-    weights = TfidfTransformer(sublinear_tf=True).fit(counts)
-    reference = weights.transform(counts).T.tocsc()
-    found: set[int] = set()
-    pairs = 0
-    for start in range(0, len(texts), _ROWS):
-        cosine = (weights.transform(vectorizer.transform(texts[start : start + _ROWS])) @ reference).tocoo()
-        near = cosine.data >= NEAR_DUPLICATE
-        pairs += int(near.sum())
-        found.update(start + int(row) for row in cosine.row[near])
-    return found, pairs
+    def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
+        """``texts`` by kind: the held-out documents of each split, and what gives its questions' answers away."""
+        words = words_of([text for kind in texts.values() for text in kind])
+        counts = np.diff(words.offsets)
+        positions, hashes, heads = [_NONE], [_NO_HASH], [_NO_HASH]
+        self._lengths = [int(length) for length in np.unique(np.minimum(counts, RUN)) if length >= SHORTEST_RUN]
+        for length in self._lengths:
+            starts = np.flatnonzero(words.inside(np.arange(len(words.hashes)), length))
+            starts = starts[np.minimum(counts[words.text_of(starts)], RUN) == length]
+            positions.append(starts)
+            hashes.append(words.runs_at(starts, length))
+            heads += [words.runs_at(starts, SHORTEST_RUN)] if length < RUN else []
+        self._set, self._heads = _Set(np.concatenate(hashes)), _Set(np.concatenate(heads))
+        self._runs = np.searchsorted(self._set.hashes, np.concatenate(hashes))  # which runs the texts have,
+        self._owners = words.text_of(np.concatenate(positions))  # and which text has each
+        self._firsts = dict(zip(texts, np.cumsum([0, *map(len, texts.values())]).tolist(), strict=False))  # text of each kind
+        self._sizes = {kind: len(items) for kind, items in texts.items()}
+        self._seen = np.zeros(len(self._set.hashes), dtype=np.int64)  # documents of the training side with the run
+        self._hits = [(_NONE, _NONE)]
+
+    def find(self, words: Words) -> Found:
+        """The runs in some texts, each once a text."""
+        texts, runs = [_NONE], [_NONE]
+        heads = self._heads.find(words.runs(SHORTEST_RUN))[0]
+        for length in self._lengths:
+            if length == RUN:
+                positions, found = self._set.find(words.runs(RUN))
+            else:
+                positions = heads[heads + length <= len(words.hashes)]
+                places, found = self._set.find(words.runs_at(positions, length))
+                positions = positions[places]
+            inside = words.inside(positions, length)
+            texts.append(words.text_of(positions[inside]))
+            runs.append(found[inside])
+        pairs = np.unique(np.array([np.concatenate(texts), np.concatenate(runs)]), axis=1)
+        return pairs[0], pairs[1]
+
+    def look_through(self, words: Words, numbers: NDArray[np.intp]) -> None:
+        """Note which runs documents of the training side have; ``numbers``: the documents', (texts,)."""
+        texts, runs = self.find(words)
+        rare = self._seen[runs] <= COMMON
+        self._hits.append((numbers[texts[rare]], runs[rare]))
+        self._seen += np.bincount(runs, minlength=len(self._seen))
+
+    def leaks(self, found: Found | None = None, kinds: Collection[str] | None = None) -> Found:
+        """Documents, by their numbers, with runs that are not common; of ``kinds`` of texts alone, where given.
+
+        Of the documents looked through, or those ``found``.
+        """
+        numbers, runs = found or tuple(map(np.concatenate, zip(*self._hits, strict=True)))
+        leaking = self._seen[runs] <= COMMON
+        if kinds is not None:
+            leaking &= np.logical_or.reduce([self._of(kind)[runs] for kind in kinds])
+        return numbers[leaking], runs[leaking]
+
+    def count(self, leaks: Found) -> dict[str, int]:
+        """How many documents have a run of each kind of texts."""
+        return {kind: len(np.unique(leaks[0][self._of(kind)[leaks[1]]])) for kind in self._sizes}
+
+    def by_heart(self) -> dict[str, NDArray[np.bool_]]:
+        """Of each kind, the texts more than ``MOST`` of whose runs are common, (texts,)."""
+        common, all_ = self._common()
+        return {kind: common[texts] > MOST * all_[texts] for kind, texts in self._texts().items()}
+
+    def leakage(self, kept: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
+        """Of each kind, the share of the runs in the texts ``kept`` that stay in the training side."""
+        common, all_ = self._common()
+        return {
+            kind: float(common[texts][kept[kind]].sum() / max(all_[texts][kept[kind]].sum(), 1))
+            for kind, texts in self._texts().items()
+        }
+
+    def _common(self) -> Found:
+        """How many common runs each text has, and how many runs at all, (texts,) each."""
+        total = sum(self._sizes.values())
+        common = self._seen[self._runs] > COMMON
+        return np.bincount(self._owners[common], minlength=total), np.bincount(self._owners, minlength=total)
+
+    def _texts(self) -> dict[str, slice]:
+        return {kind: slice(first, first + self._sizes[kind]) for kind, first in self._firsts.items()}
+
+    def _of(self, kind: str) -> NDArray[np.bool_]:
+        """Which runs texts of this kind have, (runs,)."""
+        texts = self._texts()[kind]
+        has = np.zeros(len(self._seen), dtype=np.bool_)
+        has[self._runs[(self._owners >= texts.start) & (self._owners < texts.stop)]] = True
+        return has
 
 
-def giveaways(texts: Sequence[str], evidence: Sequence[str]) -> set[int]:
-    """Indices of the ``texts`` that share a run of ``RUN`` words with some evidence, or hold a shorter one whole."""
-    runs: set[tuple[str, ...]] = set()
-    for passage in evidence:
-        words = normalized(passage).split()
-        length = min(RUN, len(words))
-        runs.update(tuple(words[start : start + length]) for start in range(len(words) - length + 1) if length >= SHORTEST_RUN)
-    heads = {run[:SHORTEST_RUN] for run in runs}
-    lengths = sorted({len(run) for run in runs})
+class _Set:
+    """Hashes to be found among many others, nearly all of which a table of first bits turns away."""
 
-    def gives_away(words: list[str]) -> bool:
-        starts = [at for at in range(len(words) - SHORTEST_RUN + 1) if tuple(words[at : at + SHORTEST_RUN]) in heads]
-        return any(tuple(words[at : at + length]) in runs for at in starts for length in lengths)
+    def __init__(self, hashes: Hashes) -> None:
+        self.hashes = np.unique(hashes)
+        bits = min(max(16, len(self.hashes).bit_length() + 4), 27)
+        self._shift = np.uint64(64 - bits)
+        self._table = np.zeros(1 << bits, dtype=np.bool_)
+        self._table[self.hashes >> self._shift] = True
 
-    return {index for index, text in enumerate(texts) if gives_away(normalized(text).split())}
+    def find(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions in ``hashes`` of those in the set, and their places in it."""
+        positions = np.flatnonzero(self._table[hashes >> self._shift])
+        candidates = hashes[positions]
+        places = np.searchsorted(self.hashes, candidates)
+        known = places < len(self.hashes)
+        known[known] = self.hashes[places[known]] == candidates[known]
+        return positions[known], places[known]

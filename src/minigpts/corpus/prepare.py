@@ -1,17 +1,35 @@
-"""From a corpus to four splits and the questions: copies out, split by group, cap, check for leaks, count."""
+"""From a corpus to four splits and the questions: copies out, split by group, near duplicates out, cap, check for leaks, count.
+
+The corpus passes by once, onto disk; then its training side does, for the leaks. In memory are some 300 bytes a document and the
+held-out splits, which the caps keep small.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import compress, islice
+from pathlib import Path
+from typing import Any, Literal
 
-from minigpts.corpus import leaks, splits
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from minigpts import artifacts
+from minigpts.corpus import completion, leaks, splits
 from minigpts.corpus.document import Corpus, Document, Question
+from minigpts.corpus.duplicates import Duplicates
 from minigpts.corpus.questions import assign, balanced
+from minigpts.corpus.store import Store
+from minigpts.corpus.words import words_of
 from minigpts.errors import UserError
 
 MINIMUM_BYTES = 500  # of text in each split: less than that measures nothing
+TESTED = ("validation", "test")
+OUT_COLUMNS = ("text", "group")
+
+Numbers = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -21,6 +39,9 @@ class Shape:
     shares: Mapping[str, float]  # of calibration, validation and test in the documents
     max_bytes: Mapping[str, int | None]  # caps on the same, UTF-8; None: no cap
     max_questions: Mapping[str, int]  # of validation and test
+    max_leakage: float  # share of a held-out split's runs of words, or its questions', that training text may have
+    make_questions: Literal["completion", "translation"] | None  # out of the held-out text, where there are none
+    template: str | None  # what the text was made with, for translation
     seed: int
 
 
@@ -28,9 +49,40 @@ class Shape:
 class Prepared:
     """What the stage writes."""
 
-    documents: dict[str, list[Document]]  # by split
+    store: Store
+    train: NDArray[np.bool_]  # which of the corpus's documents
+    documents: dict[str, list[Document]]  # of the other splits
     questions: dict[str, list[Question]]  # by split
     metrics: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write the four tables and the questions. The training text keeps its source's order; who reads it draws from it."""
+        with artifacts.table_writer(folder / "train.parquet", OUT_COLUMNS) as write:
+            for _, columns in self.store.selected(self.train, OUT_COLUMNS):
+                write(columns)
+        for name, documents in self.documents.items():
+            rows = {column: [getattr(document, column) for document in documents] for column in OUT_COLUMNS}
+            artifacts.write_table(folder / f"{name}.parquet", rows)
+        artifacts.write_jsonl(folder / "mcq.jsonl", self.question_rows())
+
+    def summary(self) -> str:
+        """What came out, and what was dropped and why, in a few lines."""
+        counts, left_out = self.metrics["documents"], self.metrics["left_out"]
+        dropped = {
+            **self.metrics["dropped"],
+            **{f"{kind}_leaks": count for kind, count in self.metrics["leak_check"]["dropped"].items()},
+        }
+        lines = {
+            "documents": counts,
+            "questions": self.metrics["questions"],
+            "dropped": dropped,
+            "text left out on reading": left_out["text"],
+            "questions left out on reading": left_out["questions"],
+        }
+        shown = ((what, {key.replace("_", " "): count for key, count in found.items() if count}) for what, found in lines.items())
+        return "\n".join(
+            f"{what}: " + ", ".join(f"{key} {count:,}" for key, count in found.items()) for what, found in shown if found
+        )
 
     def question_rows(self) -> list[dict[str, Any]]:
         """The questions as the rows of ``mcq.jsonl``."""
@@ -41,71 +93,163 @@ class Prepared:
         ]
 
 
-def prepare(corpus: Corpus, shape: Shape) -> Prepared:
-    """Split the corpus. Raises UserError when a split ends up with too little text.
+def prepare(corpus: Corpus, shape: Shape, scratch: Path) -> Prepared:
+    """Split the corpus, by way of the file ``scratch``.
 
     Caps come before the leak check: a document that is cut from the test can't leak, so nothing need go for its sake.
+    Raises UserError when a split ends up with too little text, or with more leakage than ``shape.max_leakage``.
     """
-    distinct = splits.without_copies(corpus.documents)
-    whole = splits.split(distinct, shape.shares, shape.seed)
-    groups = {name: {document.group for document in documents} for name, documents in whole.items()}
-    assigned = assign(corpus.questions, groups, shape.max_questions, shape.seed)
-    questions = {name: balanced(items) for name, items in assigned.items()}
-    kept = {name: splits.capped(splits.spread(whole[name], shape.seed), cap) for name, cap in shape.max_bytes.items()}
-    kept["train"] = splits.shuffled(whole["train"], shape.seed)
-    over_cap = {f"{name}_over_cap": len(whole[name]) - len(kept[name]) for name in shape.max_bytes}
-    checked, found = without_leaks(kept, questions)
-    _require_text(checked)
-    dropped = {"copies": len(corpus.documents) - len(distinct), **over_cap}
-    metrics = {**_counts(checked, questions), "leak_check": found, "dropped": dropped, "sources": corpus.sources}
-    return Prepared(checked, questions, metrics)
+    store, duplicates, sizes = _stored(corpus.documents, scratch)
+    total = len(sizes)
+    (groups, group_names), (sources, source_names) = store.codes("group"), store.codes("source")
+    whole, dropped = _split(duplicates, groups, sources, shape)
+    del duplicates  # a few hundred bytes a document
+    caps = {**shape.max_bytes, "train": None}
+    kept = {name: splits.capped(whole[name], sizes, cap) for name, cap in caps.items()}
+    dropped |= {f"{name}_over_cap": len(whole[name]) - len(kept[name]) for name in shape.max_bytes}
+    held = iter(store.documents(np.concatenate([kept[name] for name in shape.max_bytes]), total))
+    documents = {name: list(islice(held, len(kept[name]))) for name in shape.max_bytes}
+    in_groups = {name: {group_names[code] for code in np.unique(groups[whole[name]])} for name in TESTED}
+    questions = _questions(corpus.questions, documents, in_groups, shape)
+
+    held_out = leaks.HeldOut(_texts({name: documents[name] for name in TESTED}, questions))
+    _look_through(store, held_out, _mask(np.concatenate([kept["train"], kept["calibration"]]), total))
+    staying, found = _without_leaks(held_out, kept, documents)
+    kept = {name: numbers[staying[name]] for name, numbers in kept.items()}
+    questions = {name: list(compress(items, staying[f"{name}_questions"])) for name, items in questions.items()}
+    _require_text(kept, sizes)
+    _require_no_leakage(found["leakage"], shape.max_leakage)
+    metrics = {
+        **_counts(kept, sizes, sources, source_names),
+        "questions": {name: len(items) for name, items in questions.items()},
+        "num_questions": sum(map(len, questions.values())),
+        "leak_check": found,
+        "dropped": dropped,
+        "left_out": {  # before all that, by those who read them
+            "text": dict(getattr(corpus.documents, "dropped", {})),
+            "questions": dict(corpus.questions_dropped),
+        },
+        "sources": corpus.sources,
+    }
+    documents = {name: list(compress(items, staying[name])) for name, items in documents.items()}
+    return Prepared(store, _mask(kept["train"], total), documents, questions, metrics)
 
 
-def without_leaks(
-    documents: Mapping[str, Sequence[Document]], questions: Mapping[str, Sequence[Question]]
-) -> tuple[dict[str, list[Document]], dict[str, int]]:
-    """Drop from each split what is too close to a later one (train and calibration, then validation, then test)."""
-    checked = {name: list(items) for name, items in documents.items()}
-    found: dict[str, int] = {}
-    for name, later in (("validation", ["test"]), ("calibration", ["validation", "test"]), ("train", ["validation", "test"])):
-        held_out = [document.text for other in later for document in checked[other]]
-        evidence = [question.evidence for other in later for question in questions.get(other, ())]
-        near, pairs = _leaking(checked[name], held_out, evidence)
-        checked[name] = [document for index, document in enumerate(checked[name]) if index not in near]
-        found[f"{name}_pairs"], found[f"{name}_dropped"] = pairs, len(near)
-        found[f"{name}_remaining"] = _leaking(checked[name], held_out, evidence)[1]
-    return checked, found
+def _stored(documents: Iterable[Document], scratch: Path) -> tuple[Store, Duplicates, NDArray[np.int64]]:
+    """The documents on disk, what is known of their likeness, and their sizes in UTF-8 bytes, (documents,)."""
+    store, duplicates, sizes = Store(scratch), Duplicates(), []
+    for texts in store.write(tqdm(documents, desc="reading", unit="document")):
+        duplicates.add(words_of(texts))
+        sizes.append(np.array([len(text.encode()) for text in texts]))
+    if not sizes:
+        raise UserError("dataset: holds no text; give at least some documents")
+    return store, duplicates, np.concatenate(sizes)
 
 
-def _leaking(documents: Sequence[Document], held_out: Sequence[str], evidence: Sequence[str]) -> tuple[set[int], int]:
-    """Indices of the documents that leak, and the number of pairs (document, what it gives away)."""
-    texts = [document.text for document in documents]
-    near, pairs = leaks.near_duplicates(texts, [*held_out, *evidence])
-    given = leaks.giveaways(texts, evidence)
-    return near | given, pairs + len(given - near)
+def _split(
+    duplicates: Duplicates, groups: NDArray[np.int64], sources: NDArray[np.int64], shape: Shape
+) -> tuple[dict[str, Numbers], dict[str, int]]:
+    """The documents of each split, those to be capped in the order of their turn, and how many went as what."""
+    distinct = np.flatnonzero(~duplicates.copies())
+    near = np.zeros(len(groups), dtype=np.bool_)
+    near[distinct] = duplicates.near_duplicates(distinct)
+    parts = splits.split(groups[distinct], sources[distinct], shape.shares, shape.seed)
+    whole = {name: distinct[numbers] for name, numbers in parts.items()}
+    for name in shape.max_bytes:  # near duplicates take their turn in this order, too, and change nobody else's
+        whole[name] = np.array(splits.spread(whole[name].tolist(), groups.__getitem__, shape.seed), dtype=np.intp)
+    dropped = {"copies": len(groups) - len(distinct), "near_duplicates": int(near.sum())}
+    return {name: numbers[~near[numbers]] for name, numbers in whole.items()}, dropped
 
 
-def _require_text(documents: Mapping[str, Sequence[Document]]) -> None:
-    for name, items in documents.items():
-        size = splits.text_bytes(items)
+def _questions(
+    questions: Sequence[Question], documents: Mapping[str, Sequence[Document]], groups: Mapping[str, set[str]], shape: Shape
+) -> dict[str, list[Question]]:
+    """Those there are, assigned to the splits; or else made, each split's from its own documents."""
+    if questions or shape.make_questions is None:
+        assigned = assign(questions, groups, shape.max_questions, shape.seed)
+    else:
+        assigned = {
+            name: completion.make(documents[name], shape.make_questions, shape.template, at_most, shape.seed)
+            for name, at_most in shape.max_questions.items()
+        }
+    return {name: balanced(items) for name, items in assigned.items()}
+
+
+def _texts(documents: Mapping[str, Sequence[Document]], questions: Mapping[str, Sequence[Question]]) -> dict[str, list[str]]:
+    """What may not be seen in training, by kind: ``test``, ``test_questions`` and so on."""
+    return {
+        **{name: [document.text for document in items] for name, items in documents.items()},
+        **{f"{name}_questions": [question.evidence for question in items] for name, items in questions.items()},
+    }
+
+
+def _look_through(store: Store, held_out: leaks.HeldOut, training_side: NDArray[np.bool_]) -> None:
+    with tqdm(total=int(training_side.sum()), desc="looking for leaks", unit="document") as progress:
+        for numbers, columns in store.selected(training_side, ["text"]):
+            held_out.look_through(words_of(columns["text"].to_pylist()), numbers)
+            progress.update(len(numbers))
+
+
+def _without_leaks(
+    held_out: leaks.HeldOut, kept: Mapping[str, Numbers], documents: Mapping[str, Sequence[Document]]
+) -> tuple[dict[str, NDArray[np.bool_]], dict[str, Any]]:
+    """What stays of each split and its questions, and what was found.
+
+    The training side is held against all that is held out, the validation text against the test.
+    """
+    numbers, runs = held_out.leaks()
+    by_heart = held_out.by_heart()
+    staying = {kind: ~texts for kind, texts in by_heart.items()}
+    found = {}
+    for name in ("train", "calibration"):
+        staying[name] = ~np.isin(kept[name], numbers)
+        own = np.isin(numbers, kept[name])
+        found[name] = held_out.count((numbers[own], runs[own]))
+    seen = held_out.find(words_of([document.text for document in documents["validation"]]))
+    near = held_out.leaks(seen, ["test", "test_questions"])
+    staying["validation"][near[0]] = False
+    found["validation"] = {kind: count for kind, count in held_out.count(near).items() if kind.startswith("test")}
+    return staying, {
+        "found": found,
+        "dropped": {kind: int((~texts).sum()) for kind, texts in staying.items()},
+        "leakage": held_out.leakage({kind: staying[kind] for kind in by_heart}),
+    }
+
+
+def _mask(numbers: Numbers, total: int) -> NDArray[np.bool_]:
+    mask = np.zeros(total, dtype=np.bool_)
+    mask[numbers] = True
+    return mask
+
+
+def _require_text(kept: Mapping[str, Numbers], sizes: NDArray[np.int64]) -> None:
+    for name, numbers in kept.items():
+        size = int(sizes[numbers].sum())
         if size < MINIMUM_BYTES:
             raise UserError(
-                f"dataset: {len(items)} documents with {size} bytes of text came out for {name}, at least {MINIMUM_BYTES} bytes are"
-                " needed; give more text, or change the shares and the caps in bytes"
+                f"dataset: {len(numbers)} documents with {size} bytes of text came out for {name}, at least {MINIMUM_BYTES} bytes"
+                " are needed; give more text, or change the shares and the caps in bytes"
             )
 
 
-def _counts(documents: Mapping[str, Sequence[Document]], questions: Mapping[str, Sequence[Question]]) -> dict[str, Any]:
-    sources = sorted({document.source for items in documents.values() for document in items})
+def _require_no_leakage(leakage: Mapping[str, float], limit: float) -> None:
+    for kind, share in leakage.items():
+        if share > limit:
+            raise UserError(
+                f"dataset: {share:.1%} of the {kind.replace('_', ' ')}, in runs of {leaks.RUN} words, stands in the training text,"
+                f" more than dataset.max_leakage ({limit:.1%}); name a dataset.group_column that keeps such texts together,"
+                " or raise it"
+            )
+
+
+def _counts(
+    kept: Mapping[str, Numbers], sizes: NDArray[np.int64], sources: NDArray[np.int64], source_names: Sequence[str]
+) -> dict[str, Any]:
+    by_source = {name: np.bincount(sources[numbers], sizes[numbers], len(source_names)) for name, numbers in kept.items()}
     return {
-        "documents": {name: len(items) for name, items in documents.items()},
-        "bytes": {name: splits.text_bytes(items) for name, items in documents.items()},
+        "documents": {name: len(numbers) for name, numbers in kept.items()},
+        "bytes": {name: int(sizes[numbers].sum()) for name, numbers in kept.items()},
         "bytes_by_source": {
-            source: {
-                name: splits.text_bytes([item for item in items if item.source == source]) for name, items in documents.items()
-            }
-            for source in sources
+            source: {name: int(found[code]) for name, found in by_source.items()} for code, source in enumerate(source_names)
         },
-        "questions": {name: len(items) for name, items in questions.items()},
-        "num_questions": sum(len(items) for items in questions.values()),
     }

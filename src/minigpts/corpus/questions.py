@@ -17,7 +17,7 @@ def assign(
     A subset takes one question of each group before a second of any, so that no family of terms dominates. Questions
     without a group go to the splits in proportion to the caps, so that too few of them are shared fairly.
     """
-    order = spread(sorted(questions, key=lambda question: question.id), seed)
+    order = spread(sorted(questions, key=lambda question: question.id), lambda question: question.group, seed)
     free = [question for question in order if question.group is None]
     total, count = max(sum(at_most.values()), 1), len(free)
     assigned = {}

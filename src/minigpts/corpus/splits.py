@@ -1,96 +1,86 @@
-"""Splits by group with scikit-learn: what belongs together stays together, and the shares come out close to asked."""
+"""Splits by group with scikit-learn: what belongs together stays together, and the shares come out close to asked.
+
+Everything here is about documents' numbers, so that a corpus larger than memory is split as a small one is.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from minigpts.corpus.document import Document, Question, normalized
+import numpy as np
+from numpy.typing import NDArray
+
 from minigpts.errors import UserError
 
-T = TypeVar("T", Document, Question)
+T = TypeVar("T")
 
 SPLITS = ("train", "calibration", "validation", "test")
 DRAWS = 12  # of groups at each of the following shares of the groups, relative to the share of documents asked for
 SPREAD = (1.0, 1.25, 1.5, 2.0)
 
 
-def without_copies(documents: Sequence[Document]) -> list[Document]:
-    """The documents without those whose words, in order, an earlier one already has."""
-    return list({normalized(document.text): document for document in reversed(documents)}.values())[::-1]
-
-
-def split(documents: Sequence[Document], shares: Mapping[str, float], seed: int) -> dict[str, list[Document]]:
+def split(
+    groups: NDArray[np.int64], sources: NDArray[np.int64], shares: Mapping[str, float], seed: int
+) -> dict[str, NDArray[np.intp]]:
     """Assign whole groups to test, validation and calibration, as ``shares`` of each source's documents; the rest trains.
 
-    Raises UserError when there are too few groups to give each split one.
+    ``groups`` and ``sources``, (documents,), say by a number which each document belongs to; gives the documents' numbers, sorted
+    within a source. Raises UserError when there are too few groups to give each split one.
     """
-    parts: dict[str, list[Document]] = {name: [] for name in SPLITS}
-    for source in sorted({document.source for document in documents}) or [""]:
-        rest = [document for document in documents if document.source == source]
+    parts: dict[str, list[NDArray[np.intp]]] = {name: [] for name in SPLITS}
+    for source in np.unique(sources) if len(sources) else [0]:
+        rest = np.flatnonzero(sources == source)
         total = len(rest)
         for name in ("test", "validation", "calibration"):
-            rest, taken = _take(rest, shares[name] * total / max(len(rest), 1), seed)
-            parts[name] += taken
-        parts["train"] += rest
-    return parts
+            taken = _taken(groups[rest], shares[name] * total / max(len(rest), 1), seed)
+            parts[name].append(rest[taken])
+            rest = rest[~taken]
+        parts["train"].append(rest)
+    return {name: np.concatenate(numbers) for name, numbers in parts.items()}
 
 
-def _take(documents: Sequence[Document], share: float, seed: int) -> tuple[list[Document], list[Document]]:
-    """Draw groups many times and keep the draw whose share of documents is closest.
+def _taken(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Draw groups many times and keep the draw whose share of documents is closest; gives which documents are in it.
 
     Groups differ in size, so a share of the groups isn't the same share of the documents: one group may hold a third of them.
     """
-    import numpy as np
-    from sklearn.model_selection import GroupShuffleSplit
+    from sklearn.model_selection import ShuffleSplit
 
-    _, groups = np.unique([document.group for document in documents], return_inverse=True)
-    if groups.size == 0 or groups.max() < 1 or not 0 < share < 1:
-        raise UserError(f"dataset: {len(documents)} distinct documents are too few to split four ways; give more text")
+    _, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < 2 or not 0 < share < 1:
+        raise UserError(f"dataset: {len(groups)} distinct documents are too few to split four ways; give more text")
     draws = (
         draw
         for factor in SPREAD
-        for draw in GroupShuffleSplit(DRAWS, test_size=min(share * factor, 0.5), random_state=seed).split(groups, groups=groups)
+        for _, draw in ShuffleSplit(DRAWS, test_size=min(share * factor, 0.5), random_state=seed).split(sizes)
     )
-    rest, taken = min(draws, key=lambda draw: abs(len(draw[1]) / len(documents) - share))
-    return [documents[i] for i in rest], [documents[i] for i in taken]
+    best = min(draws, key=lambda draw: abs(int(sizes[draw].sum()) / len(groups) - share))
+    chosen = np.zeros(len(sizes), dtype=np.bool_)
+    chosen[best] = True
+    return chosen[members]
 
 
-def shuffled(items: Sequence[T], seed: int) -> list[T]:
-    """The items in an order of chance that depends on the seed alone."""
-    order = list(items)
-    random.Random(seed).shuffle(order)
-    return order
-
-
-def spread(items: Sequence[T], seed: int) -> list[T]:
+def spread(items: Sequence[T], group_of: Callable[[T], Hashable], seed: int) -> list[T]:
     """The items in an order of chance that takes one of each group before a second of any, and so on.
 
-    Cut short, it covers as many topics as it can: no large family of terms dominates. Items without a group count as alone.
+    Cut short, it covers as many topics as it can: no large family of terms dominates. Items of the group None count as alone.
     """
-    seen: Counter[str | None] = Counter()
+    order = list(items)
+    random.Random(seed).shuffle(order)
+    seen: Counter[Hashable] = Counter()
     turns = []
-    for item in shuffled(items, seed):
-        turns.append((seen[item.group], item))
-        seen[item.group] += item.group is not None
+    for item in order:
+        group = group_of(item)
+        turns.append((seen[group], item))
+        seen[group] += group is not None
     return [item for _, item in sorted(turns, key=lambda turn: turn[0])]
 
 
-def capped(documents: Sequence[Document], max_bytes: int | None) -> list[Document]:
-    """The first documents whose UTF-8 text fits into ``max_bytes`` together; None: all."""
+def capped(numbers: NDArray[np.intp], sizes: NDArray[np.int64], max_bytes: int | None) -> NDArray[np.intp]:
+    """The first documents that fit into ``max_bytes`` together; None: all. ``sizes``: bytes of every document of the corpus."""
     if max_bytes is None:
-        return list(documents)
-    kept, size = [], 0
-    for document in documents:
-        size += len(document.text.encode())
-        if size > max_bytes:
-            break
-        kept.append(document)
-    return kept
-
-
-def text_bytes(documents: Sequence[Document]) -> int:
-    """The size of the documents' text in UTF-8."""
-    return sum(len(document.text.encode()) for document in documents)
+        return numbers
+    return numbers[: int(np.searchsorted(np.cumsum(sizes[numbers]), max_bytes, side="right"))]

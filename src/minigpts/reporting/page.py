@@ -19,7 +19,6 @@ STOPPED = {  # finetune's stop_reason, in words
     "plateau": "it no longer improved",
     "budget": "its budget of tokens was spent",
 }
-SPLITS = ("train", "calibration", "validation")  # that must not give the test, or a later one of them, away
 EVALUATIONS = {"base": "parent", "pruned": "pruned", "finetuned": "child"}  # metrics file: what the page calls it
 
 
@@ -154,10 +153,18 @@ def _source(facts: Metrics) -> list[tuple[str, str]]:
 
 
 def _leaks(check: Metrics) -> list[tuple[str, list[str]]]:
-    """For each split: pairs found, documents dropped for them, pairs that remain."""
-    found = {split: [check.get(f"{split}_{what}") for what in ("pairs", "dropped", "remaining")] for split in SPLITS}
+    """For each kind of text: documents that share a run with held-out text, what was dropped, and the leakage that is left."""
+    found, dropped, leakage = (check.get(part, {}) for part in ("found", "dropped", "leakage"))
     return [
-        (split, [text(value) for value in values]) for split, values in found.items() if any(value is not None for value in values)
+        (
+            kind.replace("_", " "),
+            [
+                text(sum(found[kind].values())) if kind in found else "",
+                text(dropped.get(kind)),
+                f"{leakage[kind]:.1%}" if kind in leakage else "",
+            ],
+        )
+        for kind in dict.fromkeys([*found, *dropped, *leakage])
     ]
 
 

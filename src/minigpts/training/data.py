@@ -68,7 +68,7 @@ def read_general_text(recipe: Recipe) -> list[str]:
     path = Path(recipe.general_text)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; finetune.general_text must name your text, or be null")
-    return [document.text for document in text.read_corpus(path, "text").documents]
+    return [document.text for document in text.read_corpus(path, text.Columns("text")).documents]
 
 
 def pieces(ids: np.ndarray, separator: int, sequence_length: int) -> Iterator[np.ndarray]:

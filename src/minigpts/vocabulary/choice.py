@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigpts import artifacts, checkpoint
-from minigpts.vocabulary import counts, dialect, keep, trim
+from minigpts.vocabulary import counts, dialect, keep, terms, trim
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,10 +29,11 @@ class VocabularyChoice:
     counts: NDArray[np.int64]  # (number of ids,)
     special: set[int]  # named by the configs
     template: set[int]  # written by the chat template
+    glossary: set[int]  # of the user's terms
 
     @classmethod
-    def of(cls, model: Path, config: PreTrainedConfig, token_counts: Path) -> VocabularyChoice:
-        """Read a checkpoint folder, whose config is ``config``, and what count_tokens wrote.
+    def of(cls, model: Path, config: PreTrainedConfig, token_counts: Path, keep_terms: Path | None = None) -> VocabularyChoice:
+        """Read a checkpoint folder, whose config is ``config``, what count_tokens wrote, and prepare_dataset's list of terms.
 
         Raises UserError for counts of another tokenizer, and for ids that are none of the tokenizer's.
         """
@@ -44,15 +45,17 @@ class VocabularyChoice:
             special |= trim.needed_ids(generation, tokens, f"{model}/generation_config.json")
         definition = artifacts.read_json(model / "tokenizer.json")
         found = counts.read_counts(token_counts, tokenizer)
-        return cls(definition, tokenizer, found, special, keep.template_ids(model, tokenizer))
+        named: Iterable[str] = [] if keep_terms is None else artifacts.read_json(keep_terms)
+        template, glossary = keep.template_ids(model, tokenizer), terms.token_ids(tokenizer, named)
+        return cls(definition, tokenizer, found, special, template, glossary)
 
     def above(self, threshold: float) -> dict[int, str]:
         """The ids that stay, with the reason, where tokens whose share is at or below ``threshold`` go."""
-        return keep.tokens_to_keep(self.definition, self.counts, threshold, self.special, self.template)
+        return keep.tokens_to_keep(self.definition, self.counts, threshold, self.special, self.template, self.glossary)
 
     def most_frequent(self, number: int) -> dict[int, str]:
         """The same where the ``number`` most frequent tokens stay for their count."""
-        return keep.closure(self.definition, self.ranked[:number].tolist(), self.special, self.template)
+        return keep.closure(self.definition, self.ranked[:number].tolist(), self.special, self.template, self.glossary)
 
     @cached_property
     def ranked(self) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Which tokens stay when a BPE vocabulary is cut down to a domain, and why each of them does.
 
-A token stays because the text holds it often enough, or because something names it (special tokens, the chat template),
-or so that every other string can still be spelled (the base symbols), or because merges build one of those through it.
+A token stays because the text holds it often enough, or because something names it (special tokens, the chat template, a
+glossary), or so that every other string can still be spelled (the base symbols), or because merges build one of those through it.
 
 Why the last set makes trimming exact: take a word whose tokens all stay. BPE merges the lowest-ranked adjacent pair,
 leftmost first, and no merge of the word crosses the border of one of its final tokens; so inside each final token it took
@@ -33,11 +33,16 @@ if TYPE_CHECKING:
 ANY_DAY = "{% macro strftime_now(format) %}{{ days[format] }}{% endmacro %}{{ '' }}"
 
 # Why a token stays; one that has several reasons is booked under the first.
-REASONS = ("counted", "special", "byte", "template", "builds")
+REASONS = ("counted", "special", "byte", "template", "glossary", "builds")
 
 
 def tokens_to_keep(
-    definition: Mapping[str, Any], counts: NDArray[np.int64], threshold: float, special: Iterable[int], template: Iterable[int]
+    definition: Mapping[str, Any],
+    counts: NDArray[np.int64],
+    threshold: float,
+    special: Iterable[int],
+    template: Iterable[int],
+    glossary: Iterable[int] = (),
 ) -> dict[int, str]:
     """:func:`closure` of the tokens whose share of all ``counts`` (number of ids,) is above ``threshold``.
 
@@ -49,22 +54,27 @@ def tokens_to_keep(
         raise UserError(
             f"params.yaml: embedding_threshold {threshold} drops every token; the most frequent has a share of {shares.max():.3g}"
         )
-    return closure(definition, counted, special, template)
+    return closure(definition, counted, special, template, glossary)
 
 
 def closure(
-    definition: Mapping[str, Any], counted: Iterable[int], special: Iterable[int], template: Iterable[int]
+    definition: Mapping[str, Any],
+    counted: Iterable[int],
+    special: Iterable[int],
+    template: Iterable[int],
+    glossary: Iterable[int] = (),
 ) -> dict[int, str]:
     """The ids that stay, ascending, each with the first of :data:`REASONS` that holds for it.
 
     ``definition`` is tokenizer.json as a dict; ``counted`` the ids that stay for their count, ``special`` those that configs
-    name, ``template`` those of the chat template. Raises UserError for a tokenizer that can't be trimmed exactly.
+    name, ``template`` those of the chat template, ``glossary`` those of the user's terms. Raises UserError for a tokenizer that
+    can't be trimmed exactly.
     """
     dialect.require_exact(definition)
     vocab = definition["model"]["vocab"]
     named = ids_of(definition) | {*special} | {vocab[token] for token in dialect.unknown(definition)}
     base = {vocab[symbol] for symbol in dialect.base_symbols(definition)}
-    kept = _first_reasons({*counted}, named, base, {*template})
+    kept = _first_reasons({*counted}, named, base, {*template}, {*glossary})
     for symbol in builders((token for token, token_id in vocab.items() if token_id in kept), dialect.ranks(definition)):
         kept.setdefault(vocab[symbol], "builds")
     return dict(sorted(kept.items()))

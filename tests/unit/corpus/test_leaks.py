@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
-from minigpts.corpus.leaks import giveaways, near_duplicates
+import numpy as np
 
-HELD_OUT = [
-    "Calcification of the iliac artery: deposits of calcium and phosphate in the medial layer of the wall of the iliac artery.",
-    "A mass in the liver that is filled with fluid and has a thin wall without septa.",
-]
+from minigpts.corpus.leaks import COMMON, HeldOut
+from minigpts.corpus.words import words_of
 
-
-def test_near_duplicates_are_found_and_the_rest_left():
-    texts = [
-        "Calcification of the femoral artery: deposits of calcium and phosphate in the medial layer of the wall of the artery.",
-        "An artery of the leg is wide.",
-        HELD_OUT[1].upper(),
-    ]
-    found, pairs = near_duplicates(texts, HELD_OUT)
-    assert (found, pairs) == ({0, 2}, 2)
+LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+OWN = "a mass in the liver that is filled with fluid and has a thin wall without any septa inside of it"
 
 
-def test_whether_a_text_leaks_does_not_depend_on_the_others():
-    texts = [f"text {i} about the iliac artery and its wall of calcium and phosphate deposits" for i in range(5)] + HELD_OUT
-    found, _ = near_duplicates(texts, HELD_OUT)
-    assert {5, 6} <= found
-    alone = {i for i, text in enumerate(texts) if near_duplicates([text], HELD_OUT)[0]}
-    assert alone == found
+def looked_through(held_out: HeldOut, texts: list[str], batch: int = 3) -> list[int]:
+    """Numbers of the texts that leak."""
+    for start in range(0, len(texts), batch):
+        part = texts[start : start + batch]
+        held_out.look_through(words_of(part), np.arange(start, start + len(part)))
+    return sorted(set(held_out.leaks()[0].tolist()))
 
 
-def test_nothing_to_compare():
-    assert near_duplicates([], HELD_OUT) == (set(), 0)
-    assert near_duplicates(HELD_OUT, []) == (set(), 0)
-
-
-def test_giveaways_share_thirteen_words_or_a_whole_short_evidence():
-    long = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+def test_thirteen_words_or_a_whole_short_text():
     texts = [
         "So: TWO three, four five six seven eight nine ten eleven twelve thirteen fourteen!",
         "two three four five six seven eight nine ten eleven twelve thirteen, then nothing",
         "It is a reduced length of the arm.",
         "a joint pain",
+        "Reduced length of",
+        "the arm.",
     ]
-    assert giveaways(texts, [long, "Reduced length of the arm.", "Joint pain."]) == {0, 2}
-    assert giveaways(texts, []) == set()
+    held_out = HeldOut({"test": [LONG], "test_questions": ["Reduced length of the arm.", "Joint pain."]})
+    assert looked_through(held_out, texts) == [0, 2]
+    assert held_out.count(held_out.leaks()) == {"test": 1, "test_questions": 1}
+    assert held_out.leaks(kinds=["test"])[0].tolist() == [0]
+    assert looked_through(HeldOut({"test": []}), texts) == []
+
+
+def test_a_run_does_not_go_from_one_text_to_the_next():
+    half = LONG.split()
+    assert looked_through(HeldOut({"test": [LONG]}), [" ".join(half[:7]), " ".join(half[7:])], batch=2) == []
+
+
+def test_common_phrases_stay_and_are_what_leakage_counts():
+    phrase = "this text is no advice and cannot stand in place of the word of a doctor"
+    held_out = HeldOut({"test": [f"{OWN} {phrase}", phrase, OWN]})
+    texts = [f"{phrase} and number {i}" for i in range(COMMON + 1)] + [f"about {OWN}"]
+    assert looked_through(held_out, texts) == [COMMON + 1]
+    by_heart = held_out.by_heart()["test"]
+    assert by_heart.tolist() == [False, True, False]
+    runs = len(phrase.split()) - 12
+    total = len(f"{OWN} {phrase}".split()) - 12 + len(OWN.split()) - 12
+    assert held_out.leakage({"test": ~by_heart}) == {"test": runs / total}
+    seldom = HeldOut({"test": [phrase]})
+    assert looked_through(seldom, texts[:COMMON]) == list(range(COMMON))
+    assert seldom.leakage({"test": np.array([True])}) == {"test": 0.0}
+
+
+def test_what_leaks_does_not_depend_on_the_batches():
+    held_out = [f"{OWN} {i} {LONG}" for i in range(5)]
+    texts = [f"{i} {LONG}" if i % 7 == 0 else f"{i} {OWN} {i}" if i % 7 == 1 else f"nothing {i}" for i in range(40)]
+    found = [looked_through(HeldOut({"test": held_out}), texts, batch) for batch in (1, 7, 40)]
+    assert found[0] == found[1] == found[2] != []

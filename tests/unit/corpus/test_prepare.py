@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from minigpts import artifacts
+from minigpts.corpus import store
 from minigpts.corpus.document import Corpus, Document, Question
-from minigpts.corpus.leaks import giveaways, near_duplicates
-from minigpts.corpus.prepare import Shape, prepare
+from minigpts.corpus.leaks import HeldOut
+from minigpts.corpus.prepare import Prepared, Shape, prepare
+from minigpts.corpus.words import words_of
 from minigpts.errors import UserError
 from tests.tiny import WORDS
 
@@ -14,55 +23,102 @@ SHAPE = Shape(
     shares={"calibration": 0.2, "validation": 0.2, "test": 0.2},
     max_bytes={"calibration": 3000, "validation": 3000, "test": None},
     max_questions={"validation": 3, "test": 5},
+    max_leakage=0.05,
+    make_questions=None,
+    template=None,
     seed=0,
 )
 
 
 def text(number: int) -> str:
-    words = [WORDS[(number * step + step) % 18] for step in range(1, 9)]
-    return f"Note {number}: the {' and the '.join(words)} were seen in year {number * 7919 % 9973}."
+    chance = random.Random(number)
+    return f"Note {number}: the {' and the '.join(chance.choices(WORDS, k=12))} were seen in year {number * 7919 % 9973}."
 
 
 def corpus(count: int = 200) -> Corpus:
-    documents = [Document(text(i), f"g{i // 2}", "s") for i in range(count)]
+    documents = [Document(text(i), f"g{i // 2}", "s" if i < count // 2 else "t") for i in range(count)]
     questions = [Question(f"q{i}", f"Which? {i}", ("a", "b"), 0, f"g{i // 2}", text(i)) for i in range(count)]
     return Corpus(documents, questions, {"s": {"name": "notes"}})
 
 
-def test_no_leak_is_left_and_every_document_is_accounted_for():
+def texts_of(prepared: Prepared, folder: Path) -> dict[str, list[str]]:
+    prepared.write(folder)
+    return {name: artifacts.read_table(folder / f"{name}.parquet", ["text"])["text"] for name in SHAPE.shares | {"train": 0}}
+
+
+def test_no_leak_is_left_and_every_document_is_accounted_for(tmp_path):
     whole = corpus()
-    prepared = prepare(Corpus([*whole.documents, whole.documents[0]], whole.questions, whole.sources), SHAPE)
-    parts, metrics = prepared.documents, prepared.metrics
-    held_out = [document.text for name in ("validation", "test") for document in parts[name]]
+    extended = Corpus([*whole.documents, Document(text(0), "g0", "s")], whole.questions, whole.sources)
+    prepared = prepare(extended, SHAPE, tmp_path / "scratch")
+    texts, metrics = texts_of(prepared, tmp_path), prepared.metrics
     evidence = [question.evidence for items in prepared.questions.values() for question in items]
+    held_out = HeldOut({"": [*texts["validation"], *texts["test"], *evidence]})
     for name in ("train", "calibration"):
-        texts = [document.text for document in parts[name]]
-        assert near_duplicates(texts, [*held_out, *evidence]) == (set(), 0)
-        assert giveaways(texts, evidence) == set()
-        assert metrics["leak_check"][f"{name}_remaining"] == 0
+        assert len(held_out.find(words_of(texts[name]))[0]) == 0
     assert metrics["dropped"]["copies"] == 1
-    leaked = sum(value for key, value in metrics["leak_check"].items() if key.endswith("_dropped"))
+    leaked = sum(metrics["leak_check"]["dropped"][name] for name in texts)
     assert sum(metrics["documents"].values()) + sum(metrics["dropped"].values()) + leaked == 201
+    assert metrics["documents"] == {name: len(items) for name, items in texts.items()}
+    assert metrics["bytes"] == {name: len("".join(items).encode()) for name, items in texts.items()}
     assert metrics["bytes"]["calibration"] <= 3000
+    by_source = Counter({name: 0 for name in texts})
+    for found in metrics["bytes_by_source"].values():
+        by_source.update(found)
+    assert by_source == metrics["bytes"]
     assert metrics["questions"] == {"validation": 3, "test": 5} and metrics["num_questions"] == 8
 
 
-def test_a_planted_near_duplicate_leaves_the_training_side():
+def test_the_training_text_keeps_its_order_and_batches_change_nothing(tmp_path, monkeypatch):
+    one = texts_of(prepare(corpus(), SHAPE, tmp_path / "scratch"), tmp_path / "one")
+    order = [document.text for document in corpus().documents]
+    assert [order.index(item) for item in one["train"]] == sorted(order.index(item) for item in one["train"])
+    monkeypatch.setattr(store, "BATCH_CHARACTERS", 300)
+    other = texts_of(prepare(corpus(), SHAPE, tmp_path / "scratch"), tmp_path / "other")
+    assert one == other
+
+
+def test_planted_near_duplicates_are_in_one_split_at_most(tmp_path):
     whole = corpus()
-    test_text = prepare(whole, SHAPE).documents["test"][0].text
-    planted = [Document(f"{test_text} Again {i}.", f"copy{i}", "s") for i in range(40)]
-    parts = prepare(Corpus([*whole.documents, *planted], whole.questions, whole.sources), SHAPE)
-    assert parts.metrics["leak_check"]["train_dropped"] >= 10
-    where = {name for name, documents in parts.documents.items() for document in documents if test_text in document.text}
-    assert where == {"test"}
+    planted = [Document(f"{document.text} Again.", f"copy{i}", "s") for i, document in enumerate(whole.documents)]
+    parts = prepare(Corpus([*whole.documents, *planted], whole.questions, whole.sources), SHAPE, tmp_path / "scratch")
+    assert parts.metrics["dropped"]["near_duplicates"] == 200
+    assert not [item for items in texts_of(parts, tmp_path).values() for item in items if item.endswith("Again.")]
 
 
-def test_question_rows_name_their_split():
-    rows = prepare(corpus(), SHAPE).question_rows()
+def test_a_test_text_all_over_the_corpus_leaves_the_test(tmp_path):
+    chance = random.Random(0)
+    phrases = [" ".join(f"p{chance.randrange(1000)}" for _ in range(20)) for _ in range(10)]
+    hosts = [" ".join([*(f"h{chance.randrange(1000)}" for _ in range(30)), phrases[i % 10], str(i)]) for i in range(600)]
+    documents = [Document(item, f"own{i}", "s") for i, item in enumerate([*hosts, *phrases])]
+    prepared = prepare(Corpus(documents, [], {}), dataclasses.replace(SHAPE, max_leakage=1), tmp_path / "scratch")
+    texts, found = texts_of(prepared, tmp_path), prepared.metrics["leak_check"]
+    assert not {*phrases} & {*texts["test"], *texts["validation"]}
+    assert found["dropped"]["test"] + found["dropped"]["validation"] > 0
+    assert found["dropped"]["train"] < 10  # that have a word by chance before or behind the phrase, as a held-out text does
+    assert sum(any(phrase in item for phrase in phrases) for item in texts["train"]) > 200
+    assert 0 < found["leakage"]["test"] < 0.5
+    with pytest.raises(UserError, match=r"of the (test|validation), in runs of 13 words, .* dataset.max_leakage \(0.1%\)"):
+        prepare(Corpus(documents, [], {}), dataclasses.replace(SHAPE, max_leakage=0.001), tmp_path / "scratch")
+
+
+def test_question_rows_name_their_split(tmp_path):
+    rows = prepare(corpus(), SHAPE, tmp_path / "scratch").question_rows()
     assert {row["split"] for row in rows} == {"validation", "test"}
     assert all(row["choices"][row["answer"]] == "a" for row in rows)
 
 
-def test_too_little_text_is_refused_by_the_split():
-    with pytest.raises(UserError, match=r"for (validation|test|calibration)"):
-        prepare(corpus(12), SHAPE)
+def test_too_little_text_is_refused_by_the_split(tmp_path):
+    with pytest.raises(UserError, match="bytes of text came out for calibration"):
+        prepare(Corpus([Document(text(i)[:20], f"g{i}", "s") for i in range(20)], [], {}), SHAPE, tmp_path / "scratch")
+
+
+def test_a_store_gives_back_what_it_took(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "BATCH_CHARACTERS", 300)
+    documents = list(corpus(50).documents)
+    kept = store.Store(tmp_path / "store")
+    assert [item for batch in kept.write(documents) for item in batch] == [document.text for document in documents]
+    numbers = np.array([49, 0, 7, 8])
+    assert kept.documents(numbers, 50) == [documents[number] for number in numbers]
+    codes, names = kept.codes("group")
+    assert names == sorted({document.group for document in documents})
+    assert [names[code] for code in codes] == [document.group for document in documents]

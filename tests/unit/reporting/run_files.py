@@ -43,7 +43,11 @@ def dataset() -> dict[str, Any]:
     """``metrics/dataset.json`` with a hostile source."""
     return {
         "documents": {"train": 900, "test": 100},
-        "leak_check": {f"{split}_{what}": 2 for split in ("train", "calibration") for what in ("pairs", "dropped", "remaining")},
+        "leak_check": {
+            "found": {"train": {"test": 4, "test_questions": 3}},
+            "dropped": {"train": 5, "test_questions": 1},
+            "leakage": {"test_questions": 0.0125},
+        },
         "num_questions": 600,
         "sources": {
             "hpo": {

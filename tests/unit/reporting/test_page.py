@@ -120,3 +120,9 @@ def test_sizes_are_decimal_megabytes() -> None:
 def test_flatten_names_every_leaf() -> None:
     values = {"b": {"y": 0.5, "x": None}, "a": [True, 12_345], "c": "text"}
     assert flatten(values) == [("a.0", "yes"), ("a.1", "12,345"), ("b.x", "–"), ("b.y", "0.5"), ("c", "text")]
+
+
+def test_the_leak_check_says_what_was_found_dropped_and_left() -> None:
+    rows = dict(page._leaks(metrics()["dataset"]["leak_check"]))
+    assert rows == {"train": ["7", "5", ""], "test questions": ["", "1", "1.2%"]}
+    assert "test questions" in Document(page.render(run())).text

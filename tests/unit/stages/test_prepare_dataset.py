@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,15 @@ from minigpts.errors import UserError
 from stages import prepare_dataset
 from tests.tiny import sentences
 
-OUTPUTS = ("train.parquet", "calibration.parquet", "validation.parquet", "test.parquet", "mcq.jsonl", "dataset.json")
+OUTPUTS = (
+    "train.parquet",
+    "calibration.parquet",
+    "validation.parquet",
+    "test.parquet",
+    "mcq.jsonl",
+    "keep_terms.json",
+    "dataset.json",
+)
 
 
 def write_params(folder: Path, **changes: Any) -> Path:
@@ -70,6 +80,93 @@ def test_without_questions_the_file_is_empty(tmp_path):
     assert artifacts.read_json(out / "dataset.json")["num_questions"] == 0
 
 
+def prose(number: int, count: int = 100) -> list[str]:
+    """Words of chance that no two documents have in the same order."""
+    chance = random.Random(number)
+    return [f"w{chance.randrange(3000)}" for _ in range(count)]
+
+
+def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
+    (folder / "text.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+
+
+def test_planted_leaks_are_all_found(tmp_path):
+    """The same folder twice: as it is, and with leaks of what then was the test planted all over it."""
+    own = [{"body": " ".join(prose(i)), "id": str(i)} for i in range(400)]
+    evidence = [prose(1000 + i, 20) for i in range(20)]
+    lines = [json.dumps({"question": " ".join(words), "choices": ["heart", "lung"], "answer": 0}) for words in evidence]
+    (tmp_path / "mcq.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    changes = {"source": str(tmp_path / "text.jsonl.gz"), "questions": str(tmp_path / "mcq.jsonl"), "test_bytes": None}
+    write_rows(tmp_path, own)
+    before = run(tmp_path, "before", **changes)
+    test = artifacts.read_table(before / "test.parquet", ["text"])["text"]
+    assert artifacts.read_json(before / "dataset.json")["leak_check"]["leakage"]["test"] == 0
+
+    chance = random.Random(0)
+    paragraphs, questions, edits = [], [], []
+    for number, text in enumerate(test[:20]):
+        start = chance.randrange(60)
+        words = prose(2000 + number)
+        paragraphs.append(" ".join([*words[:50], *text.split()[start : start + 30], *words[50:]]))
+        questions.append(" ".join([*prose(3000 + number), *evidence[number]]))
+        changed = text.split()
+        for place in chance.sample(range(100), 3):
+            changed[place] = "changed"
+        edits.append(" ".join(changed).upper())
+    planted = [{"body": body, "id": ""} for body in [*paragraphs, *questions, *edits, test[0].replace(" ", ",\n")]]
+    write_rows(tmp_path, own + planted)
+    after = run(tmp_path, "after", **changes)
+    metrics = artifacts.read_json(after / "dataset.json")
+    tables = {name: artifacts.read_table(after / f"{name}.parquet", ["text"])["text"] for name in ("train", "calibration")}
+    held_out = [
+        text for name in ("test", "validation") for text in artifacts.read_table(after / f"{name}.parquet", ["text"])["text"]
+    ]
+    asked = [row["question"] for row in artifacts.read_jsonl(after / "mcq.jsonl")]
+    secrets = {" ".join(text.split()[i : i + 13]) for text in [*held_out, *asked] for i in range(len(text.split()) - 12)}
+    for text in [*tables["train"], *tables["calibration"]]:
+        words = text.lower().split()
+        assert not secrets & {" ".join(words[i : i + 13]) for i in range(len(words) - 12)}
+    assert len(asked) == 20 and not {*questions} & {*tables["train"], *tables["calibration"]}
+    assert metrics["dropped"]["near_duplicates"] == 20 and metrics["dropped"]["copies"] == 1
+    assert metrics["leak_check"]["found"]["train"]["test"] > 0
+    assert metrics["leak_check"]["found"]["train"]["test_questions"] > 0
+    assert set(metrics["leak_check"]["leakage"].values()) == {0.0}
+
+
+def test_rows_of_one_group_are_not_separated(tmp_path):
+    rows = [{"body": " ".join(prose(i)), "author": f"author {i % 60}"} for i in range(300)]
+    write_rows(tmp_path, rows)
+    out = run(tmp_path, "out", source=str(tmp_path / "text.jsonl.gz"), group_column="author")
+    groups = [set(artifacts.read_table(out / f"{name}.parquet", ["group"])["group"]) for name in ("train", "test", "validation")]
+    assert sum(map(len, groups)) == len(set().union(*groups)) and groups[0] | groups[1] <= {row["author"] for row in rows}
+
+
+def test_questions_are_made_from_each_splits_own_text_and_terms_are_kept(tmp_path):
+    rows = [{"en": f"The {' '.join(prose(i, 12))} is here.", "fr": f"Le {' '.join(prose(500 + i, 12))}."} for i in range(300)]
+    write_rows(tmp_path, rows)
+    (tmp_path / "terms.txt").write_text("pneumothorax\n", encoding="utf-8")
+    template = "English: {en}\nFrench: {fr}"
+    changes = {"template": template, "make_questions": "translation", "keep_terms": str(tmp_path / "terms.txt")}
+    out = run(tmp_path, "out", source=str(tmp_path / "text.jsonl.gz"), **changes)
+    made = artifacts.read_jsonl(out / "mcq.jsonl")
+    for name in ("validation", "test"):
+        texts = artifacts.read_table(out / f"{name}.parquet", ["text"])["text"]
+        own = [row for row in made if row["split"] == name]
+        assert own and all(any(row["choices"][row["answer"]] in text for text in texts) for row in own)
+    assert json.loads((out / "keep_terms.json").read_text(encoding="utf-8")) == ["pneumothorax"]
+
+
+def test_what_was_dropped_is_counted_and_said(tmp_path, capsys):
+    rows = [{"body": " ".join(prose(i))} for i in range(300)] + [{"body": " "}, {"body": " ".join(prose(0))}]
+    write_rows(tmp_path, rows)
+    out = run(tmp_path, "out", source=str(tmp_path / "text.jsonl.gz"))
+    metrics = artifacts.read_json(out / "dataset.json")
+    assert metrics["left_out"] == {"text": {"empty rows": 1}, "questions": {}} and metrics["dropped"]["copies"] == 1
+    said = capsys.readouterr().out
+    assert "text left out on reading: empty rows 1" in said and "dropped: copies 1" in said
+    assert not (out / ".documents.parquet").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -81,6 +178,10 @@ def test_without_questions_the_file_is_empty(tmp_path):
         ({"text_column": "text"}, "no column 'text'; there is body, id"),
         ({"source": "nowhere.jsonl"}, "nowhere.jsonl: no such file or folder"),
         ({"test_bytes": 100}, "came out for test"),
+        ({"max_leakage": 1.5}, "dataset.max_leakage"),
+        ({"make_questions": "cloze"}, "dataset.make_questions must be one of completion, translation"),
+        ({"group_column": "author"}, "no column 'author'"),
+        ({"keep_terms": "nowhere.txt"}, "nowhere.txt: no such file"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_earlier_outputs_whole(tmp_path, changes, message):

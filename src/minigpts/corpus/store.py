@@ -1,0 +1,86 @@
+"""A corpus's documents on disk, in their order: read from their source once, however large, and then by their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigpts import artifacts
+from minigpts.corpus.document import Document
+
+if TYPE_CHECKING:
+    import pyarrow
+
+BATCH_CHARACTERS = 1 << 20  # of the documents in memory together
+BATCH_DOCUMENTS = 1 << 13
+COLUMNS = ("text", "group", "source")
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """The documents, some at a time."""
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= BATCH_CHARACTERS or len(batch) == BATCH_DOCUMENTS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+class Store:
+    """A file that :meth:`write` has filled."""
+
+    def __init__(self, path: Path) -> None:
+        """``path``: of the parquet file, with a row group for every batch."""
+        self.path = path
+
+    def write(self, documents: Iterable[Document]) -> Iterator[list[str]]:
+        """Write the documents, and yield their texts a batch at a time as they go by. Raises what reading them raises."""
+        with artifacts.table_writer(self.path, COLUMNS) as write:
+            for batch in batches(documents):
+                write({name: [getattr(document, name) for document in batch] for name in COLUMNS})
+                yield [document.text for document in batch]
+
+    def codes(self, column: str) -> tuple[NDArray[np.int64], list[str]]:
+        """A column's value for each document as its place, (documents,), among the column's distinct values, sorted."""
+        import pyarrow.compute
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(self.path, columns=[column])
+        encoded = table.column(0).dictionary_encode().unify_dictionaries().combine_chunks()
+        order = pyarrow.compute.sort_indices(encoded.dictionary)
+        places = np.empty(len(order), dtype=np.int64)
+        places[order.to_numpy()] = np.arange(len(order))
+        return places[encoded.indices.to_numpy()], encoded.dictionary.take(order).to_pylist()
+
+    def selected(
+        self, chosen: NDArray[np.bool_], columns: Iterable[str] = COLUMNS
+    ) -> Iterator[tuple[NDArray[np.intp], Mapping[str, pyarrow.ChunkedArray]]]:
+        """The numbers of ``chosen`` (documents,) and their columns, a batch at a time."""
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(self.path) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                mask = chosen[start : start + file.metadata.row_group(group).num_rows]
+                if mask.any():
+                    rows = file.read_row_group(group, columns=list(columns), use_threads=False).filter(mask)
+                    yield start + np.flatnonzero(mask), {name: rows[name] for name in columns}
+                start += len(mask)
+
+    def documents(self, numbers: NDArray[np.intp], total: int) -> list[Document]:
+        """The documents with these numbers, in the numbers' order, out of ``total``."""
+        chosen = np.zeros(total, dtype=np.bool_)
+        chosen[numbers] = True
+        found: dict[int, Document] = {}
+        for those, columns in self.selected(chosen):
+            rows: Any = zip(*(columns[name].to_pylist() for name in COLUMNS), strict=True)
+            found.update((int(number), Document(*row)) for number, row in zip(those, rows, strict=True))
+        return [found[int(number)] for number in numbers]
