@@ -107,6 +107,8 @@ def flatten(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested metrics as (dotted name, text) pairs, in the order of their names."""
     if isinstance(values, Mapping):
         return [pair for key in sorted(values) for pair in flatten(values[key], f"{prefix}.{key}" if prefix else str(key))]
+    if isinstance(values, list | tuple) and values and all(isinstance(value, str) for value in values):
+        return [(prefix or "value", ", ".join(values))]
     if isinstance(values, list | tuple):
         return [
             pair for index, value in enumerate(values) for pair in flatten(value, f"{prefix}.{index}" if prefix else str(index))

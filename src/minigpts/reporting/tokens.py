@@ -15,6 +15,7 @@ REASONS = {  # of the column `reason`, in plain words
     "special": "kept: special token",
     "byte": "kept: single byte, so that any text can be written",
     "template": "kept: the chat template needs it",
+    "glossary": "kept: a term of the glossary needs it",
     "builds": "kept: a kept token is built from it",
 }
 SPACE_MARKS = "Ġ▁"  # how byte-level BPE and SentencePiece write a leading space

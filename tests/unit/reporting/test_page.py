@@ -120,6 +120,7 @@ def test_sizes_are_decimal_megabytes() -> None:
 def test_flatten_names_every_leaf() -> None:
     values = {"b": {"y": 0.5, "x": None}, "a": [True, 12_345], "c": "text"}
     assert flatten(values) == [("a.0", "yes"), ("a.1", "12,345"), ("b.x", "–"), ("b.y", "0.5"), ("c", "text")]
+    assert flatten({"words": ["a (2)", "b (1)"]}) == [("words", "a (2), b (1)")]  # as one, not a row a word
 
 
 def test_the_leak_check_says_what_was_found_dropped_and_left() -> None:
