@@ -37,6 +37,7 @@ TINY = {
     "dataset.validation_questions": 4,
     "dataset.test_questions": 8,
     "profile.sequence_length": 32,
+    "prune_neurons.layers": 0,
     "prune_neurons.multiple_of": 4,
     "prune_neurons.sequence_length": 32,
     "finetune.learning_rate": 3e-3,
