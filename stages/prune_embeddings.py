@@ -6,9 +6,13 @@ import argparse
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from minigpts import params
 from minigpts.errors import UserError, exit_cleanly
@@ -59,15 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         trim.trim_files(folder, choice.definition, choice.tokenizer, kept)
         for index_map in sorted(args.model.glob("*.parquet")):
             shutil.copyfile(index_map, folder / index_map.name)
-        new_ids = {old: new for new, old in enumerate(kept)}
-        columns = {
-            "token_id": range(len(tokens)),
-            "token": tokens,
-            "count": count,
-            "new_id": [new_ids.get(old, -1) for old in range(len(tokens))],
-            "reason": [reasons.get(old) for old in range(len(tokens))],
-        }
-        artifacts.write_table(folder / "pruned_tokens.parquet", columns)
+        artifacts.write_table(folder / "pruned_tokens.parquet", _index_map(tokens, count, reasons))
 
     before, after = (checkpoint.num_parameters(weights.shapes) for weights in (stored, checkpoint.StoredWeights(args.out)))
     kept_for = Counter(reasons.values())
@@ -86,6 +82,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "parameters_removed_share": 1 - after / before,
     }
     artifacts.write_json(args.metrics, metrics)
+
+
+def _index_map(tokens: Sequence[str | None], count: NDArray[np.int64], reasons: Mapping[int, str]) -> dict[str, Any]:
+    """Every token of the parent: its count, its id in the child (-1: none), and why it stays."""
+    new_ids = {old: new for new, old in enumerate(reasons)}
+    ids = range(len(tokens))
+    return {
+        "token_id": ids,
+        "token": tokens,
+        "count": count,
+        "new_id": [new_ids.get(old, -1) for old in ids],
+        "reason": [reasons.get(old) for old in ids],
+    }
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from minigpts.errors import UserError
+from minigpts.sources.hub_errors import refusal
 
 _READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".tsv": "csv"}
 
@@ -94,19 +95,10 @@ def _explanation(error: Exception, repo_id: str) -> str:
     from huggingface_hub.utils import httpx
 
     hub = constants.ENDPOINT
-    page = f"{hub}/datasets/{repo_id}"
+    if refused := refusal(error, "data set", f"{hub}/datasets/{repo_id}", "its name", "its revision"):
+        return refused
     said = (str(error).splitlines() or [type(error).__name__])[0]
     match error:
-        case errors.GatedRepoError():
-            return f"the data set is gated; accept its terms at {page} and set HF_TOKEN to a token of that account"
-        case errors.RepositoryNotFoundError():
-            return f"no such data set at {hub}; check its name, or set HF_TOKEN if it is private"
-        case errors.RevisionNotFoundError():
-            return f"the data set has no such revision; see {page}/commits"
-        case errors.HfHubHTTPError():
-            status = error.response.status_code
-            todo = "check HF_TOKEN" if status in (401, 403) else "try again later"
-            return f"{hub} answers {status} {error.response.reason_phrase}; {todo}"
         case errors.OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set, and rows come over the network; unset it, or set dataset.source to a file of your own"
         case httpx.ConnectError() | httpx.TimeoutException():

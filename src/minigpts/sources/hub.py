@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from minigpts import checkpoint
 from minigpts.errors import UserError
 from minigpts.sources import local
+from minigpts.sources.hub_errors import refusal
 from minigpts.sources.imported import ImportedModel, named
 from minigpts.sources.presets import HubModel
 
@@ -119,17 +120,9 @@ def _explanation(error: BaseException | None, repo_id: str) -> str:
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT
+    if refused := refusal(error, "repository", f"{hub}/{repo_id}", "model.repo_id", "model.revision"):
+        return refused
     match error:
-        case errors.GatedRepoError():
-            return f"the repository is gated; accept its terms at {hub}/{repo_id} and set HF_TOKEN to a token of that account"
-        case errors.RepositoryNotFoundError():
-            return f"no such repository at {hub}; check model.repo_id, or set HF_TOKEN if it is private"
-        case errors.RevisionNotFoundError():
-            return f"the repository has no such revision; check model.revision at {hub}/{repo_id}/commits"
-        case errors.HfHubHTTPError():
-            status = error.response.status_code
-            todo = "check HF_TOKEN" if status in (401, 403) else "try again later"
-            return f"{hub} answers {status} {error.response.reason_phrase}; {todo}"
         case errors.OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set, and the cache hasn't got all of it; unset it to download"
         case errors.LocalEntryNotFoundError(__cause__=errors.HfHubHTTPError() | errors.OfflineModeIsEnabled() as cause):

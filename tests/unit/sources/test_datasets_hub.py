@@ -131,7 +131,7 @@ def test_what_cannot_be_had_is_one_line(hub, tmp_path):
     )
     nowhere, tag, commit, split, name, script, file, broken, gated = (line.replace(hub.url, "HUB") for line in lines)
     assert nowhere == "us/nowhere@main: no such data set at HUB; check its name, or set HF_TOKEN if it is private"
-    assert tag == "us/pairs@v9: the data set has no such revision; see HUB/datasets/us/pairs/commits"
+    assert tag == "us/pairs@v9: the data set has no such revision; check its revision at HUB/datasets/us/pairs/commits"
     assert commit.startswith(f"us/pairs@{'0' * 40}: the data set has no such revision")
     assert split == "us/pairs@main, test: can't be read (Bad split: test. Available splits: ['train'])"
     assert name == "us/subjects@main, music, test: can't be read (BuilderConfig 'music' not found. Available: ['law', 'art'])"
