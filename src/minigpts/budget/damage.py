@@ -1,5 +1,6 @@
 """Measures damage: the cut is really done, in memory, refitted on one part of the calibration text and scored on another.
 
+A vocabulary alone is scored on both parts: nothing is fitted, and the rarer a token, the more text it takes to meet it.
 Scores are nats of the text by its bytes, so that vocabularies compare: a child without a token pays for the pieces that it
 spells the token with, and gains from a softmax over fewer tokens. Each is of the child itself, never an estimate from logits.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,8 +42,28 @@ class Bench:
     recovery: shrink.Recovery  # with the texts to fit on
     held_back: Sequence[str]  # the texts to measure on
 
-    def bits_per_byte(self, request: shrink.Request | None = None, num_counted: int | None = None) -> float:
-        """Of the parent cut as asked and, with ``num_counted``, with the vocabulary of that many most frequent tokens."""
+    @property
+    def _all_texts(self) -> Sequence[str]:
+        return [*self.recovery.texts, *self.held_back]
+
+    @cached_property
+    def parent_bits_per_byte(self) -> float:
+        """The parent's own, of the held-back text."""
+        return self._bits_per_byte(self.held_back)
+
+    @cached_property
+    def _parent_on_all_texts(self) -> float:
+        return self._bits_per_byte(self._all_texts)
+
+    def vocabulary_damage(self, num_counted: int) -> float:
+        """Bits per byte that the vocabulary of the ``num_counted`` most frequent tokens costs, of all texts."""
+        return self._bits_per_byte(self._all_texts, num_counted=num_counted) - self._parent_on_all_texts
+
+    def damage(self, request: shrink.Request, num_counted: int | None = None) -> float:
+        """Bits per byte that a cut, refitted, and with ``num_counted`` such a vocabulary, cost, of the held-back text."""
+        return self._bits_per_byte(self.held_back, request, num_counted) - self.parent_bits_per_byte
+
+    def _bits_per_byte(self, texts: Sequence[str], request: shrink.Request | None = None, num_counted: int | None = None) -> float:
         config = copy.deepcopy(self.parent.config)
         tensors: checkpoint.NamedTensors = self.parent.stored.entries.items()
         if request is not None:
@@ -52,14 +74,14 @@ class Bench:
             tokenizer = self.vocabulary.trimmed(kept)
             tensors = _with_rows(tensors, embeddings.vocabulary_tensors(self.parent.spec), torch.tensor(kept))
             embeddings.shrink_config(config, kept)
-        return self._score(in_memory(config, tensors), tokenizer)
+        return self._score(in_memory(config, tensors), tokenizer, texts)
 
-    def _score(self, model: PreTrainedModel, tokenizer: Tokenizer) -> float:
+    def _score(self, model: PreTrainedModel, tokenizer: Tokenizer, texts: Sequence[str]) -> float:
         runtime = self.recovery.runtime
         result = language_modeling.score(
             model.to(device(runtime)),
             tokenizer,
-            self.held_back,
+            texts,
             sequence_length=self.recovery.sequence_length,
             batch_tokens=runtime.batch_tokens,
         )

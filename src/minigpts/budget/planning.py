@@ -40,8 +40,7 @@ def make(bench: Bench, request: shrink.Request, limit: Limit) -> Found:
     space = _space(bench, request)
     whole = space.widths(0)
     request = replace(request, widths=whole, multiple_of=min(request.multiple_of, *whole))
-    parent = bench.bits_per_byte()
-    curves = _measured(bench, space, request, parent)
+    curves = _measured(bench, space, request)
     choice, outline = choose(space, curves, limit, request.multiple_of)
     cut = replace(
         request,
@@ -49,7 +48,7 @@ def make(bench: Bench, request: shrink.Request, limit: Limit) -> Found:
         num_removed_layers=choice.num_removed_layers,
         widths=outline.widths,
     )
-    damage = bench.bits_per_byte(cut, choice.num_counted) - parent
+    damage = bench.damage(cut, choice.num_counted)
     shapes = space.child(outline)
     plan = Plan(
         num_removed_layers=choice.num_removed_layers,
@@ -69,7 +68,7 @@ def make(bench: Bench, request: shrink.Request, limit: Limit) -> Found:
         "size_reduction": 1 - plan.num_parameters / checkpoint.num_parameters(stored),
         "bytes_reduction": 1 - plan.checkpoint_bytes / weights_bytes(stored, space.dtype),
         "freed_share": {kind: size / sum(freed_bytes.values()) for kind, size in freed_bytes.items()},
-        "parent_bits_per_byte": parent,  # of the held-back calibration text
+        "parent_bits_per_byte": bench.parent_bits_per_byte,  # of the held-back calibration text
         "predicted_damage": choice.damage,
         "measured_damage": damage,  # of the whole plan at once: what the sum of single damages left out shows here
     }
@@ -116,31 +115,32 @@ def _layers_can_go(parent: shrink.Parent, number: int) -> bool:
     return True
 
 
-def _measured(bench: Bench, space: Space, whole: shrink.Request, parent: float) -> Curves:
+def _measured(bench: Bench, space: Space, whole: shrink.Request) -> Curves:
     """The four curves, a resource at a time, the rest as it is in the parent."""
     levels = _levels(bench, space, whole)
     points: dict[str, list[tuple[float, float]]] = {kind: [(0, 0.0)] for kind in KINDS}
-    for kind, units, request, num_counted in tqdm(list(levels), desc="damage", unit="cut"):
-        points[kind].append((units, bench.bits_per_byte(request, num_counted) - parent))
+    for kind, units, cut in tqdm(list(levels), desc="damage", unit="cut"):
+        damage = bench.vocabulary_damage(cut) if isinstance(cut, int) else bench.damage(cut)
+        points[kind].append((units, damage))
     vocabulary, mlp, groups, depth = (Curve(*zip(*points[kind], strict=True)) for kind in KINDS)
     return Curves(vocabulary, mlp, groups, depth)
 
 
-def _levels(bench: Bench, space: Space, whole: shrink.Request) -> Iterator[tuple[str, float, shrink.Request | None, int | None]]:
-    """What to measure: kind, units removed, and the cut."""
+def _levels(bench: Bench, space: Space, whole: shrink.Request) -> Iterator[tuple[str, float, shrink.Request | int]]:
+    """What to measure: kind, units removed, and the cut, or the number of tokens that stay for their count."""
     seen, sizes, before = int((bench.vocabulary.counts > 0).sum()), space.vocabulary_sizes, space.vocabulary_sizes[-1]
     for share in SEEN_SHARES:
         number = max(round(seen * share), 1)
         if sizes[number] < before:
             before = sizes[number]
-            yield "vocabulary", float(sizes[-1] - before), None, number
+            yield "vocabulary", float(sizes[-1] - before), number
     total, everything = sum(space.widths(0)), range(space.num_layers)
     counts = space.neuron_counts(0, whole.multiple_of)
     nearest = {int(counts[np.abs(counts - (1 - share) * total).argmin()]) for share in NEURON_SHARES}
     for kept in sorted(nearest - {total}, reverse=True):
         widths = neurons.widths_of_sum(space.scores, everything, kept, allocation=space.allocation, multiple_of=whole.multiple_of)
-        yield "MLP", 1 - kept / total, replace(whole, widths=widths), None
+        yield "MLP", 1 - kept / total, replace(whole, widths=widths)
     for number in spread(space.head_options, LEVELS):
-        yield "heads", number, replace(whole, num_removed_groups=number), None
+        yield "heads", number, replace(whole, num_removed_groups=number)
     for number in spread(space.layer_options, LEVELS):
-        yield "layers", number, replace(whole, num_removed_layers=number, widths=space.widths(number)), None
+        yield "layers", number, replace(whole, num_removed_layers=number, widths=space.widths(number))

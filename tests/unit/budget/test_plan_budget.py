@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from minigpts import artifacts, checkpoint
 from minigpts.errors import UserError
+from stages import prune_embeddings
 from tests.unit.budget.project import Project
 
 FAMILIES: dict[str, dict[str, Any]] = {  # of each kind: grouped, fused, multi-head, none to go, transposed, padded rows
@@ -52,28 +53,32 @@ def test_the_refit_is_accounted_for_and_measured(tmp_path: Path, refit: str):
     assert checkpoint.sizes(project.cut())["num_parameters"] == planned["num_parameters"]
 
 
+def bits_per_byte(model: Path, texts: list[str]) -> float:
+    from minigpts.evaluation.language_modeling import score
+    from tests.unit.budget.project import LENGTH
+
+    loaded, tokenizer = checkpoint.load_model(model, torch.float32), checkpoint.load_fast_tokenizer(model)
+    return score(loaded, tokenizer, texts, sequence_length=LENGTH, batch_tokens=512).bits_per_byte
+
+
 def test_what_is_measured_is_the_child_that_the_stages_make(tmp_path: Path):
     project = Project(tmp_path, "llama")
     project.plan({"target_size_reduction": 0.4})
     metrics, folder = artifacts.read_json(project.folder / "plan_metrics.json"), project.cut()
     from minigpts.budget.damage import split
-    from minigpts.evaluation.language_modeling import score
-    from tests.unit.budget.project import LENGTH, SECTIONS, TEXTS
+    from tests.unit.budget.project import SECTIONS, TEXTS
 
     fitted, held = split(checkpoint.load_fast_tokenizer(project.base), TEXTS, SECTIONS["budget"]["damage_tokens"])
     assert held and not set(fitted) & set(held)
-    parent, child = (
-        score(
-            checkpoint.load_model(model, torch.float32),
-            checkpoint.load_fast_tokenizer(model),
-            held,
-            sequence_length=LENGTH,
-            batch_tokens=512,
-        ).bits_per_byte
-        for model in (project.base, folder)
-    )
+    parent, child = (bits_per_byte(model, held) for model in (project.base, folder))
     assert metrics["parent_bits_per_byte"] == pytest.approx(parent, rel=1e-6)
     assert metrics["measured_damage"] == pytest.approx(child - parent, abs=1e-6)
+
+    project.run(prune_embeddings, "base", "counts", "pruned", "pruned_metrics")  # the tokens that occur, all else the parent's
+    rows = artifacts.read_csv(project.folder / "plan.csv")
+    (damage,) = (float(row["damage"]) for row in rows if row["kind"] == "vocabulary" and row["level"] == rows[1]["level"])
+    parent, child = (bits_per_byte(model, [*fitted, *held]) for model in (project.base, folder))
+    assert damage == pytest.approx(child - parent, abs=1e-6) and abs(damage) > 1e-4
 
 
 def test_silenced_mlps_cost_nothing(tmp_path: Path):

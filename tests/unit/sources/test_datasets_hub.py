@@ -21,14 +21,15 @@ from tests.hub_server import Hub, Repository, environment
 NO_WAITING = "import time; time.sleep = lambda seconds: None\n"  # between the client's attempts
 # Each argument is the JSON of what rows() takes; a line comes out for each: the rows, or the one line of the complaint.
 ROWS = """
-import json, sys
+import json, os, sys
 from minigpts.errors import UserError
 from minigpts.sources import datasets_hub
 for arguments in sys.argv[1:]:
     try:
-        print(json.dumps(list(datasets_hub.rows(*json.loads(arguments)))))
+        print(json.dumps(list(datasets_hub.rows(*json.loads(arguments)))), flush=True)
     except UserError as error:
-        print(error)
+        print(error, flush=True)
+os._exit(0)  # pyarrow's threads may still hold a Python file, and then abort the interpreter's own exit (apache/arrow#34314)
 """
 
 
