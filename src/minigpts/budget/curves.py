@@ -49,6 +49,6 @@ class Curves:
     layers: Curve  # over layers
 
 
-def spread(options: Sequence[int], number: int) -> list[int]:
-    """At most ``number`` of the ascending ``options``, evenly spread, the last among them."""
-    return sorted({options[math.ceil(len(options) * (step + 1) / number) - 1] for step in range(number)}) if options else []
+def halved(options: Sequence[int], number: int) -> list[int]:
+    """At most ``number`` of the ascending ``options``: the last, the one in the middle, at a quarter …; plans mostly take few."""
+    return sorted({options[math.ceil(len(options) / 2**step) - 1] for step in range(number)}) if options else []

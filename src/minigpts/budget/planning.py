@@ -13,7 +13,7 @@ from tqdm import tqdm
 from minigpts import checkpoint
 from minigpts.budget import table
 from minigpts.budget.accounting import weights_bytes
-from minigpts.budget.curves import KINDS, Curve, Curves, spread
+from minigpts.budget.curves import KINDS, Curve, Curves, halved
 from minigpts.budget.damage import Bench
 from minigpts.budget.plan import Plan
 from minigpts.budget.search import Limit, Space, choose, freed
@@ -23,7 +23,7 @@ from minigpts.pruning.slicing import AttentionShape
 
 NEURON_SHARES = (0.25, 0.5, 0.75, 0.9)  # of the MLP neurons, at which damage is measured
 SEEN_SHARES = (1.0, 0.5, 0.25, 0.125)  # of the tokens that occur, most frequent first, that are kept for their count
-LEVELS = 3  # counts of heads, and of layers, at which damage is measured
+LEVELS = 4  # counts of heads, and of layers, at which damage is measured
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _levels(bench: Bench, space: Space, whole: shrink.Request) -> Iterator[tuple
     for kept in sorted(nearest - {total}, reverse=True):
         widths = neurons.widths_of_sum(space.scores, everything, kept, allocation=space.allocation, multiple_of=whole.multiple_of)
         yield "MLP", 1 - kept / total, replace(whole, widths=widths)
-    for number in spread(space.head_options, LEVELS):
+    for number in halved(space.head_options, LEVELS):
         yield "heads", number, replace(whole, num_removed_groups=number)
-    for number in spread(space.layer_options, LEVELS):
+    for number in halved(space.layer_options, LEVELS):
         yield "layers", number, replace(whole, num_removed_layers=number, widths=space.widths(number))

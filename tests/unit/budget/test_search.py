@@ -11,7 +11,7 @@ import torch
 from minigpts import checkpoint
 from minigpts.architectures.registry import spec_for
 from minigpts.budget.accounting import Outline, child_shapes, weights_bytes
-from minigpts.budget.curves import Curve, Curves, spread
+from minigpts.budget.curves import Curve, Curves, halved
 from minigpts.budget.search import Limit, Space, choose, freed
 from minigpts.errors import UserError
 from minigpts.pruning.neurons import NeuronScores
@@ -132,7 +132,7 @@ def test_a_curve_goes_through_its_points_and_only_rises_between_rising_ones():
     assert Curve([0], [0.0]).at(np.zeros(3)).tolist() == [0, 0, 0]
 
 
-def test_levels_are_spread_and_end_at_the_last():
-    assert spread(range(1, 16), 3) == [5, 10, 15]
-    assert spread([1, 2], 3) == [1, 2]
-    assert spread([], 3) == []
+def test_levels_are_halved_and_end_at_the_last():
+    assert halved(range(1, 16), 4) == [2, 4, 8, 15]
+    assert halved([1, 2], 3) == [1, 2]
+    assert halved([], 3) == []
