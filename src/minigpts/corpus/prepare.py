@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from minigpts import artifacts
+from minigpts.ahead import ahead
 from minigpts.corpus import completion, leaks, splits
 from minigpts.corpus.document import Corpus, Document, Question
 from minigpts.corpus.duplicates import Duplicates
@@ -138,7 +139,7 @@ def prepare(corpus: Corpus, shape: Shape, scratch: Path) -> Prepared:
 def _stored(documents: Iterable[Document], scratch: Path) -> tuple[Store, Duplicates, NDArray[np.int64]]:
     """The documents on disk, what is known of their likeness, and their sizes in UTF-8 bytes, (documents,)."""
     store, duplicates, sizes = Store(scratch), Duplicates(), []
-    for texts in store.write(tqdm(documents, desc="reading", unit="document")):
+    for texts in ahead(store.write(tqdm(documents, desc="reading", unit="document"))):
         duplicates.add(words_of(texts))
         sizes.append(np.array([len(text.encode()) for text in texts]))
     if not sizes:
@@ -185,8 +186,9 @@ def _texts(documents: Mapping[str, Sequence[Document]], questions: Mapping[str, 
 
 def _look_through(store: Store, held_out: leaks.HeldOut, training_side: NDArray[np.bool_]) -> None:
     with tqdm(total=int(training_side.sum()), desc="looking for leaks", unit="document") as progress:
-        for numbers, columns in store.selected(training_side, ["text"]):
-            held_out.look_through(words_of(columns["text"].to_pylist()), numbers)
+        stored = ((numbers, columns["text"].to_pylist()) for numbers, columns in store.selected(training_side, ["text"]))
+        for numbers, texts in ahead(stored):
+            held_out.look_through(words_of(texts), numbers)
             progress.update(len(numbers))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigpts import artifacts
+from minigpts.ahead import ahead
 from minigpts.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,9 +41,8 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64
     two halves add up to the counts of the whole.
     """
     counts = np.zeros(num_ids(tokenizer), dtype=np.int64)
-    for batch in _batches(texts):
-        # The fast variant leaves out the offsets, which nothing here reads.
-        encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+    # The fast variant leaves out the offsets, which nothing here reads.
+    for encodings in ahead(tokenizer.encode_batch_fast(batch, add_special_tokens=False) for batch in _batches(texts)):
         ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int64)
         counts += np.bincount(ids, minlength=len(counts))
     return counts
