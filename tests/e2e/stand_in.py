@@ -24,6 +24,8 @@ figures = {
     "perplexity": (5 if tuned else 10) / left,
     "bits_per_byte": 1 / left, "acc": 0.5 * left, "acc_norm": 0.5 * left, "checkpoint_bytes": round(1e6 * left),
 }
+if sys.argv[1] == "check_budget":
+    figures = {"budget": size > 0}
 for name in sys.argv[2:]:
     path = Path(name) if Path(name).suffix else Path(name, "tokenizer.json")
     path.parent.mkdir(parents=True, exist_ok=True)

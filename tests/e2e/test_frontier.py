@@ -25,7 +25,7 @@ def project(tmp_path_factory) -> StandIn:
 
 
 def test_frontier(project, monkeypatch, capsys):
-    """One size fails, the others are collected; the parent is tuned once, for all of them; rows of other data stay."""
+    """One size fails, the others are collected; damage is measured, and the parent tuned, once; rows of other data stay."""
     assert not set(TUNED_PARENT) & set(ran(project.first))
     project.dvc("metrics", "show")  # of stages that never ran, too
     monkeypatch.chdir(project.folder)
@@ -50,6 +50,7 @@ def test_frontier(project, monkeypatch, capsys):
 
     logs = {name: project.dvc("queue", "logs", f"frontier-medical-{name}") for name in ("250", "500")}
     assert sorted(sum(stage in TUNED_PARENT for stage in ran(log)) for log in logs.values()) == [0, 2]
+    assert sorted(ran(log).count("measure_damage") for log in logs.values()) == [0, 1]
     lock = project.git("show", f"{project.experiment('frontier-medical-500')}:benchmarks/dvc.lock")
     assert len(re.findall(r"path: data/checkpoints/tuned_parent$", lock, re.MULTILINE)) == 2  # an out, and a dep
     assert json.loads((project.folder / "metrics/finetuned.json").read_text())["size_reduction"] == 0  # the workspace is left alone

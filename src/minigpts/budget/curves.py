@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from minigpts import artifacts
 
 KINDS = ("vocabulary", "MLP", "heads", "layers")
 
@@ -47,6 +50,17 @@ class Curves:
     neurons: Curve  # over the share of the MLP neurons of the layers that stay
     heads: Curve  # over key/value heads of every layer
     layers: Curve  # over layers
+
+
+def write(path: Path, curves: Curves | None) -> None:
+    """Write the curves; None says that nothing was measured."""
+    artifacts.write_json(path, {"curves": None if curves is None else asdict(curves)})
+
+
+def read(path: Path) -> Curves | None:
+    """What :func:`write` wrote."""
+    values = artifacts.read_json(path)["curves"]
+    return None if values is None else Curves(**{name: Curve(**curve) for name, curve in values.items()})
 
 
 def halved(options: Sequence[int], number: int) -> list[int]:

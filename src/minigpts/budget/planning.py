@@ -1,11 +1,11 @@
-"""From a parent, its text and a limit to the plan: measure each resource's curve, search, and say what was found."""
+"""From a parent and its text to the curves of its resources, and from these and a limit to the plan."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -26,8 +26,7 @@ SEEN_SHARES = (1.0, 0.5, 0.25, 0.125)  # of the tokens that occur, most frequent
 LEVELS = 4  # counts of heads, and of layers, at which damage is measured
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What planning gives."""
 
     plan: Plan
@@ -35,12 +34,23 @@ class Found:
     metrics: dict[str, Any]
 
 
-def make(bench: Bench, request: shrink.Request, limit: Limit) -> Found:
-    """Measure, search, and measure what was chosen. ``request`` holds the criterion, the allocation and the rounding."""
-    space = _space(bench, request)
-    whole = space.widths(0)
-    request = replace(request, widths=whole, multiple_of=min(request.multiple_of, *whole))
-    curves = _measured(bench, space, request)
+def measured(bench: Bench, request: shrink.Request) -> Curves:
+    """The four curves, a resource at a time, the rest as it is in the parent.
+
+    ``request`` takes nothing, and holds the criterion, the allocation and the rounding.
+    """
+    space, whole = _space_and_whole(bench, request)
+    points: dict[str, list[tuple[float, float]]] = {kind: [(0, 0.0)] for kind in KINDS}
+    for kind, units, cut in tqdm(list(_levels(bench, space, whole)), desc="damage", unit="cut"):
+        damage = bench.vocabulary_damage(cut) if isinstance(cut, int) else bench.damage(cut)
+        points[kind].append((units, damage))
+    vocabulary, mlp, groups, depth = (Curve(*zip(*points[kind], strict=True)) for kind in KINDS)
+    return Curves(vocabulary, mlp, groups, depth)
+
+
+def make(bench: Bench, request: shrink.Request, curves: Curves, limit: Limit) -> Found:
+    """Search, and measure what was chosen. ``curves`` are what :func:`measured` gave for the same bench and request."""
+    space, request = _space_and_whole(bench, request)
     choice, outline = choose(space, curves, limit, request.multiple_of)
     cut = replace(
         request,
@@ -73,6 +83,13 @@ def make(bench: Bench, request: shrink.Request, limit: Limit) -> Found:
         "measured_damage": damage,  # of the whole plan at once: what the sum of single damages left out shows here
     }
     return Found(plan, rows, metrics)
+
+
+def _space_and_whole(bench: Bench, request: shrink.Request) -> tuple[Space, shrink.Request]:
+    """What can be chosen from, and the request that takes nothing, by what the widths allow."""
+    space = _space(bench, request)
+    whole = space.widths(0)
+    return space, replace(request, widths=whole, multiple_of=min(request.multiple_of, *whole))
 
 
 def _space(bench: Bench, request: shrink.Request) -> Space:
@@ -113,17 +130,6 @@ def _layers_can_go(parent: shrink.Parent, number: int) -> bool:
     except UserError:
         return False
     return True
-
-
-def _measured(bench: Bench, space: Space, whole: shrink.Request) -> Curves:
-    """The four curves, a resource at a time, the rest as it is in the parent."""
-    levels = _levels(bench, space, whole)
-    points: dict[str, list[tuple[float, float]]] = {kind: [(0, 0.0)] for kind in KINDS}
-    for kind, units, cut in tqdm(list(levels), desc="damage", unit="cut"):
-        damage = bench.vocabulary_damage(cut) if isinstance(cut, int) else bench.damage(cut)
-        points[kind].append((units, damage))
-    vocabulary, mlp, groups, depth = (Curve(*zip(*points[kind], strict=True)) for kind in KINDS)
-    return Curves(vocabulary, mlp, groups, depth)
 
 
 def _levels(bench: Bench, space: Space, whole: shrink.Request) -> Iterator[tuple[str, float, shrink.Request | int]]:

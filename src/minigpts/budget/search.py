@@ -160,7 +160,8 @@ def _candidates(space: Space, curves: Curves, limit: Limit, multiple_of: int) ->
         for num_layers in (0, *space.layer_options):
             kept = space.neuron_counts(num_layers, multiple_of)
             share = 1 - kept / sum(space.widths(num_layers))
-            kept, share = kept[share <= curves.neurons.most + 1e-9], share[share <= curves.neurons.most + 1e-9]
+            known = share <= curves.neurons.most + 1e-8  # the curves' file holds eight digits
+            kept, share = kept[known], share[known]
             fixed, unit = _fixed_size(space, limit, groups, num_layers)
             left = limit.most - fixed - kept * space.per_neuron * unit
             smallest = min(smallest, limit.most - left.max() + sizes[least_counted] * space.per_row * unit)

@@ -12,7 +12,7 @@ from minigpts import artifacts, checkpoint
 from minigpts.architectures.registry import spec_for
 from minigpts.profiling.recorder import profile
 from minigpts.vocabulary.counts import count_tokens, write_counts
-from stages import plan_budget, prune_embeddings, prune_neurons
+from stages import check_budget, measure_damage, plan_budget, prune_embeddings, prune_neurons
 from tests import tiny
 
 LENGTH = 32
@@ -20,7 +20,8 @@ TEXTS = tiny.sentences(48)
 SECTIONS: dict[str, Any] = {
     "threshold": 0.0,
     "embedding_threshold": 0.0,
-    "budget": {"target_size_reduction": None, "target_megabytes": None, "damage_tokens": 1200},
+    "budget": {"target_size_reduction": None, "target_megabytes": None},
+    "damage": {"tokens": 1200},
     "prune_neurons": {
         "criterion": "wanda",
         "allocation": "uniform",
@@ -50,12 +51,14 @@ class Project:
         self.sizes = checkpoint.sizes(self.base)
 
     def plan(self, budget: dict[str, Any], **cutting: Any) -> dict[str, Any]:
-        """What plan_budget plans; None without a target."""
+        """What the three stages of the budget plan; None without a target."""
         sections = {**SECTIONS, "budget": {**SECTIONS["budget"], **budget}}
         sections["prune_neurons"] = {**SECTIONS["prune_neurons"], **cutting}
         self.params = self.folder / "params.yaml"
         self.params.write_text(yaml.safe_dump(sections))
-        self.run(plan_budget, "base", "stats", "counts", "text", "plan", "metrics", "curves", "figure")
+        self.run(check_budget, "base", "budget_checked")
+        self.run(measure_damage, "budget", "base", "stats", "counts", "text", "curves")
+        self.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table", "figure")
         return artifacts.read_json(self.folder / "plan.json")["plan"]
 
     def cut(self) -> Path:
@@ -70,9 +73,12 @@ class Project:
             "stats": ("stats", "stats.safetensors"),
             "counts": ("counts", "counts.parquet"),
             "text": ("text", "text.parquet"),
+            "budget_checked": ("out", "budget.json"),
+            "budget": ("budget", "budget.json"),
+            "curves": ("curves", "curves.json"),
             "plan": ("plan", "plan.json"),
             "metrics": ("metrics", "plan_metrics.json"),
-            "curves": ("curves", "plan.csv"),
+            "table": ("table", "plan.csv"),
             "figure": ("figure", "plan.png"),
             "neurons": ("out", "neurons"),
             "neurons_metrics": ("metrics", "neurons.json"),

@@ -12,7 +12,7 @@ import pytest
 from minigpts import artifacts, checkpoint
 from minigpts.vocabulary.choice import VocabularyChoice
 from minigpts.vocabulary.terms import spellings
-from stages import plan_budget, prune_embeddings
+from stages import measure_damage, plan_budget, prune_embeddings
 from tests.unit.budget.project import Project
 
 TERMS = ["assistant", "system user", "Abnormality"]
@@ -22,7 +22,7 @@ class WithTerms(Project):
     """A project with a glossary."""
 
     def run(self, stage: Any, *names: str) -> None:
-        flags = ["--keep-terms", str(self.terms)] if stage in (plan_budget, prune_embeddings) else []
+        flags = ["--keep-terms", str(self.terms)] if stage in (measure_damage, plan_budget, prune_embeddings) else []
         super().run(SimpleNamespace(main=lambda argv: stage.main([*argv, *flags])), *names)
 
     @property
