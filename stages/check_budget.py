@@ -1,4 +1,4 @@
-"""Checks the budget, and says whether there is one: all that measure_damage knows of it, so another target measures nothing anew."""
+"""Checks the budget, and says whether there is one; measure_damage knows no more of it, so another target measures nothing anew."""
 
 from __future__ import annotations
 
