@@ -41,7 +41,7 @@ from minigpts.pruning import plan, shrink
 from minigpts.runtime import device
 from minigpts.training.data import PackedSequences, collate, draw_sequences
 from minigpts.training.recipe import Recipe
-from minigpts.training.trainer import FusedTrainer, training_arguments
+from minigpts.training.trainer import FusedTrainer, set_trainable, training_arguments
 from stages.evaluate import Params as Evaluating
 from stages.prune_neurons import Params as Pruning
 
@@ -160,7 +160,8 @@ class Bench:
 
     def tune(self, model: PreTrainedModel, max_tokens: int, seed: int) -> None:
         """Tune the model in place by the recipe's rates and sizes; the last weights count. No teacher, adapter, or other text."""
-        recipe = replace(self.settings.recipe, max_tokens=max_tokens, seed=seed, general_share=0.0)
+        recipe = replace(self.settings.recipe, max_tokens=max_tokens, seed=seed, general_share=0.0, lora_rank=0)
+        set_trainable(model, recipe)
         sequences, _ = draw_sequences(self.tokenizer, self.train, self.separator, recipe)
         steps = recipe.steps(len(sequences) * recipe.sequence_length)
         data = PackedSequences(sequences, steps * recipe.batch_size, recipe.seed)

@@ -29,6 +29,7 @@ class Recipe:
     seed: int  # of the data order, and of dropout where the model has it
     distillation: float  # weight of the teacher's distribution in the loss; the rest is the text's own
     teacher: str  # the checkpoint folder to distil from, below data/checkpoints; dvc.yaml makes it the stage's --teacher
+    freeze_embeddings: bool  # token embeddings and output head stay as they are
     lora_rank: int  # rank of the adapters that are tuned instead of the weights, and merged on saving; 0: the weights
     general_text: str | None  # local text to blend in: a file or folder, read as dataset.source is
     general_share: float  # of the packed sequences that come from it

@@ -37,6 +37,7 @@ from minigpts.training.recipe import Evaluation, Parent, Recipe, best, stop_reas
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+BETA1 = 0.5  # AdamW's: with a few hundred steps from a damaged start, 0.9 answers too late (docs/decisions.md, 2026-11-26)
 LOG_STEPS = 10  # how often the loss is looked at: each look makes the host wait for the device
 
 
@@ -78,8 +79,7 @@ def recover(
     Raises UserError when the text doesn't fill a step or the loss is no longer a number.
     """
     logging.disable_progress_bar()  # of every checkpoint's writing
-    if recipe.lora_rank:
-        lora.attach(model, recipe.lora_rank, recipe.seed)
+    set_trainable(model, recipe)
     with _deterministic():
         steps = recipe.steps(len(sequences) * recipe.sequence_length)
         arguments = training_arguments(recipe, runtime, steps, state)
@@ -96,6 +96,15 @@ def recover(
     return Recovery(trainer.curve, trainer.stop_reason, weights, trainer.is_world_process_zero())
 
 
+def set_trainable(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Leave trainable what the recipe tunes: adapters, all but embeddings and output head, or everything."""
+    if recipe.lora_rank:
+        lora.attach(model, recipe.lora_rank, recipe.seed)
+    elif recipe.freeze_embeddings:
+        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            module.requires_grad_(False)
+
+
 def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path) -> TrainingArguments:
     """The recipe in the Trainer's terms, shared among the processes torchrun started, in batches this machine can hold."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -110,6 +119,7 @@ def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path
         gradient_accumulation_steps=sequences // at_once,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
+        adam_beta1=BETA1,
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup_share,
         max_grad_norm=1.0,

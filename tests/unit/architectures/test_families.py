@@ -65,6 +65,7 @@ PARAMS: dict[str, Any] = {
         "seed": 0,
         "distillation": 0.5,
         "teacher": "base",
+        "freeze_embeddings": True,
         "lora_rank": 0,
         "general_text": None,
         "general_share": 0.0,

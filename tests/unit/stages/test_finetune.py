@@ -32,6 +32,7 @@ RECIPE = {
     "seed": 0,
     "distillation": 0.0,
     "teacher": "base",
+    "freeze_embeddings": False,
     "lora_rank": 0,
     "general_text": None,
     "general_share": 0.0,

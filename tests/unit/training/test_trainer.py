@@ -1,5 +1,7 @@
 """Training with our loss and our data is a plain Trainer's training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,13 @@ from transformers import Trainer
 
 from benchmarks.finetuning import padded
 from minigpts import checkpoint
+from minigpts.architectures.registry import spec_for
 from minigpts.corpus import packing
 from minigpts.params import Runtime
+from minigpts.pruning.embeddings import vocabulary_tensors
 from minigpts.training.data import PackedSequences, collate, draw_sequences
 from minigpts.training.recipe import Recipe
-from minigpts.training.trainer import FusedTrainer, training_arguments
+from minigpts.training.trainer import FusedTrainer, set_trainable, training_arguments
 from tests import tiny
 
 RECIPE = Recipe(
@@ -28,14 +32,16 @@ RECIPE = Recipe(
     seed=0,
     distillation=0.0,
     teacher="base",
+    freeze_embeddings=False,
     lora_rank=0,
     general_text=None,
     general_share=0.0,
 )
 
 
-def _train(cls, folder, scratch, collator, batch_tokens=4096):
+def _train(cls, folder, scratch, collator, batch_tokens=4096, frozen=False):
     model = checkpoint.load_model(folder, torch.float32)
+    set_trainable(model, replace(RECIPE, freeze_embeddings=frozen))
     texts = tiny.sentences(100)
     rows, _ = draw_sequences(checkpoint.load_fast_tokenizer(folder), texts, packing.separator_id(model.config), RECIPE)
     steps = RECIPE.steps(len(rows) * RECIPE.sequence_length)
@@ -47,16 +53,25 @@ def _train(cls, folder, scratch, collator, batch_tokens=4096):
     return [row["loss"] for row in trainer.state.log_history if "loss" in row], checkpoint.weights_of(model, torch.float32)
 
 
-@pytest.mark.parametrize("family", ["llama", "opt"])
-def test_twenty_steps_give_a_plain_trainers_losses_and_weights(tmp_path, family):
+@pytest.mark.parametrize(("family", "frozen"), [("llama", False), ("llama", True), ("opt", False)])
+def test_twenty_steps_give_a_plain_trainers_losses_and_weights(tmp_path, family, frozen):
     folder = tiny.write_checkpoint(tmp_path / "model", family)
-    expected, expected_weights = _train(Trainer, folder, tmp_path, padded)
+    expected, expected_weights = _train(Trainer, folder, tmp_path, padded, frozen=frozen)
     for batch_tokens in (4096, 2 * RECIPE.sequence_length):  # whole batches, and halves with accumulated gradients
-        losses, weights = _train(FusedTrainer, folder, tmp_path, collate, batch_tokens)
+        losses, weights = _train(FusedTrainer, folder, tmp_path, collate, batch_tokens, frozen)
         assert len(losses) == 20 and losses[-1] < losses[0]
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
         for name, tensor in weights.items():
             torch.testing.assert_close(tensor, expected_weights[name], rtol=0, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi", "opt"])  # tied, untied with a bias, tied
+def test_frozen_embeddings_stay_to_the_bit_and_all_else_is_tuned(tmp_path, family):
+    folder = tiny.write_checkpoint(tmp_path / "model", family)
+    before = checkpoint.weights_of(checkpoint.load_model(folder, torch.float32), torch.float32)
+    _, after = _train(FusedTrainer, folder, tmp_path, collate, frozen=True)
+    frozen = vocabulary_tensors(spec_for(family)) & before.keys()
+    assert {name for name, tensor in after.items() if torch.equal(tensor, before[name])} == frozen
 
 
 def test_every_epoch_is_a_new_order_of_all_sequences():
