@@ -27,6 +27,7 @@ COLOURS = {  # Okabe and Ito's, the yellow left out, which white swallows
     "taylor": "#009e73",
 }
 PEER_MARKERS = "sD^v"
+WORTH_SEEING = 20  # times the parent's perplexity: lines leave the picture there, the figures are in the table
 
 
 def grouped(lines: Lines) -> dict[tuple[int, float], dict[Entry, BySeed]]:
@@ -87,9 +88,11 @@ def picture(lines: Lines) -> Picture:
                 "label": criterion if not known or refit != "none" or (criterion, "least_squares") not in curves else None,
             }
             axes.errorbar(percent, means, [below, above], markersize=3.5, linewidth=1.3, capsize=2, elinewidth=0.8, **style)
-        if dense:
-            axes.axhline(fmean(dense.values()), color=theme.ink, linewidth=0.8, linestyle="-.", label="parent")
         axes.set_yscale("log")
+        if dense:
+            parent = fmean(dense.values())
+            axes.axhline(parent, color=theme.ink, linewidth=0.8, linestyle="-.", label="parent")
+            axes.set_ylim(top=min(axes.get_ylim()[1], WORTH_SEEING * parent))
         axes.set(xlabel="MLP neurons gone (%)", ylabel="perplexity, untuned")
         title = "solid: with refit, dashed: without, dotted: peers"
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, fontsize=7, title=title, title_fontsize=7)
@@ -102,7 +105,8 @@ def picture(lines: Lines) -> Picture:
     return Picture(
         "criteria",
         "Which neurons to cut",
-        "Perplexity of the test text without any tuning, against the share of MLP neurons cut; bars span the seeds.",
+        "Perplexity of the test text without any tuning, against the share of MLP neurons cut; bars span the seeds."
+        f" Nothing above {WORTH_SEEING} times the parent's is shown.",
         f"Perplexity on a logarithmic scale over the share of MLP neurons cut, a line for each criterion. Lowest at {words}.",
         draw,
     )
