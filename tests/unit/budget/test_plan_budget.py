@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from minigpts import artifacts, checkpoint
 from minigpts.errors import UserError
-from stages import prune_embeddings
+from stages import plan_budget, prune_embeddings
 from tests.unit.budget.project import Project
 
 FAMILIES: dict[str, dict[str, Any]] = {  # of each kind: grouped, fused, multi-head, none to go, transposed, padded rows
@@ -142,6 +142,14 @@ def test_impossible_budgets_are_one_line_and_no_plan(tmp_path: Path, budget: dic
     with pytest.raises(UserError, match=rf"^params\.yaml: [^\n]*{message}[^\n]*$"):
         project.plan(budget)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("plan")]
+
+
+def test_curves_of_a_run_without_a_budget_are_refused(tmp_path: Path):
+    project = Project(tmp_path, "llama")
+    project.plan({})
+    project.params.write_text(project.params.read_text().replace("target_size_reduction: null", "target_size_reduction: 0.3"))
+    with pytest.raises(UserError, match="measured without a budget; run check_budget and measure_damage again"):
+        project.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table", "figure")
 
 
 def test_a_plan_of_other_counts_is_refused(tmp_path: Path):
