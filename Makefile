@@ -30,7 +30,7 @@ checks: $(READY)  ## linter and type checker
 bench: $(READY)  ## ratios side by side in one run, kept in benchmarks/results.md (minutes)
 	python -m benchmarks.run
 
-criteria: $(READY)  ## the bake-off of pruning criteria on the prepared text, kept in benchmarks/results (hours)
+criteria: $(READY)  ## the bake-off of pruning criteria on the prepared text, kept in data/criteria.csv (hours)
 	python -m benchmarks.criteria
 
 frontier: $(READY)  ## quality against size as queued DVC experiments, kept in benchmarks/results (hours)

@@ -7,17 +7,19 @@ calibration text, and is scored on the same test text: perplexity, untuned, and 
 too. ``--peers`` adds what other libraries make of it. Widths are the same in every layer, except with ``paper``: its one raw ε
 for all layers, chosen so that as many neurons go. A seed picks the calibration documents (and criterion random's neurons, and
 the training documents). Every finished row is kept at once, so a run may be cut into pieces: rows that are there are not made
-again.
+again. Beside the CSV lies, as .json, what its rows are of; rows of anything else need another ``--out``.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,7 +100,6 @@ class Bench:
         self.config, self.stored = checkpoint.load_config(self.folder), checkpoint.StoredWeights(self.folder)
         self.spec = spec_for(self.config.model_type)
         self.tokenizer = checkpoint.load_fast_tokenizer(self.folder)
-        self.separator = packing.separator_id(self.config)
         packing.require_positions(self.config, settings.pruning.sequence_length, "prune_neurons.sequence_length")
         self.calibration, self.train, test = (
             artifacts.read_table(path, ["text"])["text"] for path in (arguments.calibration, arguments.train, arguments.test)
@@ -129,8 +130,8 @@ class Bench:
 
     def calibration_sequences(self) -> Tensor:
         """The seed's calibration text as the refit packs it, (sequences, sequence_length)."""
-        documents = packing.encode_lazily(self.tokenizer, self.texts)
-        return torch.from_numpy(packing.pack(documents, self.separator, self.settings.pruning.sequence_length)).to(self.device)
+        packed = packing.pack_texts(self.tokenizer, self.config, self.texts, self.settings.pruning.sequence_length)
+        return torch.from_numpy(packed).to(self.device)
 
     def child(self, row: Row) -> PreTrainedModel:
         """What the row's criterion, or peer, makes of the parent."""
@@ -162,7 +163,7 @@ class Bench:
         """Tune the model in place by the recipe's rates and sizes; the last weights count. No teacher, adapter, or other text."""
         recipe = replace(self.settings.recipe, max_tokens=max_tokens, seed=seed, general_share=0.0, lora_rank=0)
         set_trainable(model, recipe)
-        sequences, _ = draw_sequences(self.tokenizer, self.train, self.separator, recipe)
+        sequences, _ = draw_sequences(self.tokenizer, self.train, packing.boundaries(self.tokenizer, self.config), recipe)
         steps = recipe.steps(len(sequences) * recipe.sequence_length)
         data = PackedSequences(sequences, steps * recipe.batch_size, recipe.seed)
         with tempfile.TemporaryDirectory() as scratch:
@@ -170,6 +171,38 @@ class Bench:
             trainer = FusedTrainer(model, settings, data_collator=collate, train_dataset=data)
             trainer.remove_callback(PrinterCallback)
             trainer.train()
+
+    def origin(self, tuned: bool) -> dict[str, str]:
+        """What rows of this bench are of, a short sha256 by what it is of; ``tuned``: and what they are tuned on, and how."""
+        weights = hashlib.sha256()
+        for path in sorted(self.folder.glob("*.safetensors")):
+            weights.update(path.read_bytes())
+        sequence_length = self.settings.pruning.sequence_length
+        found = {
+            "model": weights.hexdigest()[:16],
+            "calibration text": _digest([self.calibration, self.calibration_tokens, sequence_length]),
+            "test text": _digest([self.test, self.settings.evaluating.sequence_length]),
+        }
+        if tuned:
+            found["training text"] = _digest(self.train)
+            found["recipe"] = _digest({**asdict(self.settings.recipe), "max_tokens": None, "seed": None})  # which each row says
+        return found
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def require_same(out: Path, origin: Mapping[str, str]) -> None:
+    """Keep what the rows are of beside the CSV. Raises UserError where those that are there are of something else."""
+    path = out.with_suffix(".json")
+    if out.exists() and not path.exists():
+        raise UserError(f"{out}: without {path.name} beside it nobody knows what its rows are of; give another --out")
+    known = artifacts.read_json(path) if path.exists() else {}
+    for name, value in origin.items():
+        if known.get(name, value) != value:
+            raise UserError(f"{out}: its rows are of another {name}; give another --out")
+    artifacts.write_json(path, {**known, **origin})
 
 
 def drawn(tokenizer: Any, texts: Sequence[str], seed: int, max_tokens: int) -> list[str]:
@@ -265,7 +298,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.peers:
         peers.require()
     settings = Settings.read(arguments.params)
-    run(Bench(arguments, settings), arguments)
+    bench = Bench(arguments, settings)
+    require_same(arguments.out, bench.origin(arguments.tuned_tokens > 0))
+    run(bench, arguments)
     settle(arguments.out)
     lines = read(arguments.out)
     print(criteria_results.table(lines, settings.pruning.criterion))
@@ -288,7 +323,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--calibration-tokens", type=int, default=16384, help="default: %(default)s")
     parser.add_argument("--test-tokens", type=int, default=8192, help="default: %(default)s")
     parser.add_argument("--again", action="store_true", help="make rows that are there again")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/criteria.csv"), help="and .png (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("data/criteria.csv"), help="and .json, .png (default: %(default)s)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     return parser
 

@@ -5,9 +5,9 @@ python -m benchmarks.domains [--data FOLDER | NAME=TEXT[,QUESTIONS] …] [--size
 ``--data`` names a folder with a folder a domain in it (``text.*``, and ``mcq.*`` where there are questions), or single domains
 by their files; without it the domains that need no network run. Queues a DVC experiment a domain, runs the queue, and writes
 into benchmarks/results, rows of other domains staying: domains.csv, how each child does on its own domain (the columns paper_*
-are kept for the figures of arXiv 2312.12682); cross_domain.csv, each child on each domain; calibration_domains.csv, the parent
-untuned, cut by one domain's calibration text and scored on another's test text; and pictures. ``--collect`` queues nothing and
-takes the experiments that are there.
+are for figures of arXiv 2312.12682, written in by hand, and stay as they are); cross_domain.csv, each child on each domain;
+calibration_domains.csv, the parent untuned, cut by one domain's calibration text and scored on another's test text; and
+pictures. ``--collect`` queues nothing and takes the experiments that are there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from benchmarks import cross_domain, domain_figures, experiments
 from benchmarks.cross_domain import Run
+from benchmarks.table import merge
 from minigpts import artifacts
 from minigpts.errors import UserError, exit_cleanly
 
@@ -33,6 +34,7 @@ FETCHED = {
     **{name: f"data/prepared/{name}" for name in ("calibration.parquet", "test.parquet", "mcq.jsonl")},
     **{name: f"data/profile/{name}" for name in ("activation_stats.safetensors", "token_counts.parquet")},
 }
+PAPER = ("paper_acc_parent", "paper_acc")
 QUESTION_FILES = ("mcq.*", "questions.*")
 
 
@@ -86,8 +88,7 @@ def row(run: Run) -> dict[str, Any]:
         "acc_parent": base.get("acc"),
         "acc": child.get("acc"),
         "acc_stderr": child.get("acc_stderr"),
-        "paper_acc_parent": None,
-        "paper_acc": None,
+        **dict.fromkeys(PAPER),
         "recovery_tokens": run.metrics["finetune"].get("recovered_at_tokens"),
     }
 
@@ -98,17 +99,6 @@ def fetched(domain: str, experiment: str, folder: Path) -> Run:
     for name, path in FETCHED.items():
         experiments.fetch(experiment, path, folder / name)
     return Run(domain, folder, experiments.metrics(experiment, METRICS))
-
-
-def merged(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Mapping[str, Any]]:
-    """The file's rows that aren't made anew, and ``rows``, in order of ``keys``."""
-
-    def place(line: Mapping[str, Any]) -> list[str]:
-        return [str(line[key]) for key in keys]
-
-    new = [place(line) for line in rows]
-    others = [line for line in artifacts.read_csv(path) if place(line) not in new] if path.exists() else []
-    return sorted([*others, *rows], key=place)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -127,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         base = Path(scratch) / "base"
         experiments.fetch(finished[0], "data/checkpoints/base", base)
         runs = [fetched(names[name], name, Path(scratch) / name) for name in tqdm(finished, desc="collecting", unit="domain")]
-        _write(arguments.out / "domains.csv", [row(run) for run in runs], ["domain"])
+        own = arguments.out / "domains.csv"
+        papers = {line["domain"]: {name: line[name] for name in PAPER} for line in artifacts.read_csv(own)} if own.exists() else {}
+        _write(own, [{**row(run), **papers.get(run.name, {})} for run in runs], ["domain"])
         draw(arguments.out, domain_figures.of_statistics(runs))
         calibrated = cross_domain.calibration(runs, base, arguments.share, arguments.calibration_tokens, arguments.test_tokens)
         _write(arguments.out / "calibration_domains.csv", calibrated, ["domain", "calibrated_on", "refit"])
@@ -138,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    artifacts.write_csv(path, merged(path, rows, keys))
+    merge(path, rows, lambda line: tuple(str(line[key]) for key in keys))
 
 
 def draw(folder: Path, pictures: Sequence[domain_figures.Picture]) -> None:

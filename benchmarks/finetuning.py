@@ -123,8 +123,8 @@ class _Loop:
     ) -> None:
         self.trainer, self.collator, self.recipe = trainer, collator, recipe
         self.model = checkpoint.load_model(folder, torch.float32) if model is None else model
-        separator = packing.separator_id(self.model.config)
-        sequences, _ = draw_sequences(checkpoint.load_fast_tokenizer(folder), texts, separator, recipe)
+        tokenizer = checkpoint.load_fast_tokenizer(folder)
+        sequences, _ = draw_sequences(tokenizer, texts, packing.boundaries(tokenizer, self.model.config), recipe)
         self.steps = recipe.max_tokens // recipe.tokens_per_step
         self.data = PackedSequences(sequences, self.steps * recipe.batch_size, recipe.seed)
 

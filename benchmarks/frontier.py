@@ -5,7 +5,7 @@ python -m benchmarks.frontier [--sizes 0.3 0.42 0.55 0.7] [--data NAME] [--set K
 Queues a DVC experiment a size, with what tunes the parent (benchmarks/dvc.yaml), runs the queue, and collects. Queued
 experiments see only files that git tracks; what one of them has made, the next takes from the run cache. Sizes are
 ``budget.target_size_reduction``; ``--set`` passes on further params, such as dataset.source for text of your own, whose rows
-``--data`` names. Rows of other data stay.
+``--data`` names. Rows of other data and other sizes stay. ``--collect`` queues nothing and takes the experiments that are there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from benchmarks import experiments
+from benchmarks.table import Line, merge
 from minigpts import artifacts
 from minigpts.errors import UserError, exit_cleanly
 from minigpts.reporting.figures import Picture
@@ -48,17 +49,10 @@ class Point:
             "size_reduction": summary["size_reduction"],
             "bytes_reduction": summary["bytes_reduction"],
             "tuned_tokens": self.metrics["finetune"]["tokens"],
-            **{name: child[name] for name in ("perplexity", "bits_per_byte", "acc")},
+            **{name: child.get(name) for name in ("perplexity", "bits_per_byte", "acc")},  # acc: empty without questions
             "perplexity_parent": self.metrics["base"]["perplexity"],
             "perplexity_tuned_parent": self.metrics["tuned_parent"]["perplexity"],
         }
-
-
-def queue(data: str, sizes: Sequence[float], settings: Sequence[str]) -> dict[str, str]:
-    """Queue an experiment a size; gives their names, and what to call them."""
-    named = {experiments.named("frontier", data, f"{round(1000 * size):03d}"): size for size in sizes}
-    experiments.queue({name: [f"budget.target_size_reduction={size}", *settings] for name, size in named.items()}, TARGETS)
-    return {name: f"size {size:g}" for name, size in named.items()}
 
 
 def collect(name: str, parent: Path) -> Point:
@@ -82,10 +76,9 @@ def relative_speed(parent: Path, child: Path) -> float | None:
     return inference.decoding_speedup(parent, child)
 
 
-def merged(path: Path, data: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The file's rows of other data, and ``rows`` in the place of those of ``data``, in order."""
-    others = [row for row in artifacts.read_csv(path) if row["data"] != data] if path.exists() else []
-    return sorted([*others, *rows], key=lambda row: (row["data"], float(row["size_reduction"])))
+def key(line: Line) -> tuple[str, float]:
+    """Two lines of the same data and size, to a percent, are about the same."""
+    return line["data"], round(float(line["size_reduction"]), 2)
 
 
 def picture(points: Sequence[Point], data: str) -> Picture:
@@ -105,17 +98,22 @@ def picture(points: Sequence[Point], data: str) -> Picture:
 
     def draw(axes: Axes, theme: Theme) -> None:
         rows = axes.figure.add_gridspec(2, 1, height_ratios=(3, 2))  # type: ignore[union-attr]
-        axes.set_subplotspec(rows[0])
-        axes.tick_params(labelbottom=False)
+        answered = "acc" in first["base"]
+        if answered:
+            axes.set_subplotspec(rows[0])
+            axes.tick_params(labelbottom=False)
         for x, y, point in zip(percent, panel(axes, theme, "bits_per_byte", 1), points, strict=True):
             size = f"{point.metrics['finetuned']['checkpoint_bytes'] / 1e6:,.3g} MB"
             text = size if point.speed is None else f"{size}\n{point.speed:.2g} × speed"
             axes.annotate(text, (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
         axes.set_ylabel("bits per byte")
         axes.legend(loc="best", fontsize=7)
-        lower = axes.figure.add_subplot(rows[1], sharex=axes)
-        panel(lower, theme, "acc", 100)
-        lower.set(xlabel="parameters gone (%)", ylabel="answers (%)")
+        lowest = axes
+        if answered:
+            lowest = axes.figure.add_subplot(rows[1], sharex=axes)
+            panel(lowest, theme, "acc", 100)
+            lowest.set_ylabel("answers (%)")
+        lowest.set_xlabel("parameters gone (%)")
 
     values = "; ".join(
         f"{x:.0f} % {point.metrics['finetuned']['bits_per_byte']:.3f}" for x, point in zip(percent, points, strict=True)
@@ -142,12 +140,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--parent", type=Path, default=BASE, help="whose speed is compared (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/frontier.csv"), help="and .png (default: %(default)s)")
     parser.add_argument("--hours", type=float, default=12, help="before the queue is given up (default: %(default)s)")
+    parser.add_argument("--collect", action="store_true", help="take the experiments that are there; queue none")
     arguments = parser.parse_args(argv)
-    names = queue(arguments.data, arguments.sizes, arguments.settings)
-    experiments.work_off(list(names), arguments.hours, "size")
-    finished = experiments.finished(names)
+    sizes = {experiments.named("frontier", arguments.data, f"{round(1000 * size):03d}"): size for size in arguments.sizes}
+    if not arguments.collect:
+        wanted = {name: [f"budget.target_size_reduction={size}", *arguments.settings] for name, size in sizes.items()}
+        experiments.queue(wanted, TARGETS)
+        experiments.work_off(list(sizes), arguments.hours, "size")
+    finished = experiments.finished({name: f"size {size:g}" for name, size in sizes.items()})
     points = [collect(name, arguments.parent) for name in tqdm(finished, desc="collecting", unit="size")]
-    artifacts.write_csv(arguments.out, merged(arguments.out, arguments.data, [point.row(arguments.data) for point in points]))
+    merge(arguments.out, [point.row(arguments.data) for point in points], key)
     with artifacts.replacing(arguments.out.with_suffix(".png")) as temporary:
         temporary.write_bytes(picture(points, arguments.data).png())
 

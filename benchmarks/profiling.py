@@ -28,8 +28,8 @@ def rows(directory: Path, text: Path, repeats: int = 15, gradient_repeats: int =
     """Medians of the ratios of pairs, bare and measured passes alternating on the same batch."""
     model = checkpoint.load_model(directory, torch.float32)
     spec = spec_for(model.config.model_type)
-    documents = packing.encode_lazily(checkpoint.load_fast_tokenizer(directory), artifacts.read_table(text, ["text"])["text"])
-    tokens = packing.pack(documents, packing.separator_id(model.config), SEQUENCE_LENGTH, SEQUENCE_LENGTH * BATCH_ROWS)
+    tokenizer, texts = checkpoint.load_fast_tokenizer(directory), artifacts.read_table(text, ["text"])["text"]
+    tokens = packing.pack_texts(tokenizer, model.config, texts, SEQUENCE_LENGTH, SEQUENCE_LENGTH * BATCH_ROWS)
     batch = torch.from_numpy(tokens)
     decoder = model.get_submodule(spec.decoder)
 

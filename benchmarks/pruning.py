@@ -69,10 +69,11 @@ def masked_logits(model: Path, pruned: Path, tokens: torch.Tensor) -> torch.Tens
 def exactness(model: Path, pruned: Path, text: Path, out: Path) -> list[Row]:
     """Largest logit difference between the shrunk and the masked model, and between our loader and stock classes."""
     texts = artifacts.read_table(text, ["text"])["text"]
-    config = checkpoint.load_config(model)
-    ids = packing.pack(packing.encode_lazily(checkpoint.load_fast_tokenizer(model), texts), packing.separator_id(config), 256, 1024)
+    config, tokenizer = checkpoint.load_config(model), checkpoint.load_fast_tokenizer(model)
+    ids = packing.pack_texts(tokenizer, config, texts, 256, 1024)
     new_ids = np.array(artifacts.read_table(pruned / "pruned_tokens.parquet", ["new_id"])["new_id"])
-    kept = np.where(new_ids[ids] >= 0, ids, packing.separator_id(config))  # a dropped token has no embedding to compare
+    end = packing.boundaries(tokenizer, config).end
+    kept = np.where(new_ids[ids] >= 0, ids, end)  # a dropped token has no embedding to compare
     np.save(out / "tokens.npy", new_ids[kept])
     with torch.inference_mode():
         shrunk = checkpoint.load_model(pruned, torch.float32)(torch.from_numpy(new_ids[kept])).logits

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from minigpts import artifacts
+
+Line = Mapping[str, Any]  # of a CSV
 Row = tuple[str, str, str]  # what, measured, goal
 
 
@@ -11,6 +16,13 @@ def as_markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
     lines = ["| what | measured | goal |", "|---|---|---|", *(f"| {what} | {measured} | {goal} |" for what, measured, goal in rows)]
     return "\n".join(lines)
+
+
+def merge(path: Path, lines: Sequence[Line], key: Callable[[Line], tuple[Any, ...]]) -> None:
+    """Write the CSV with ``lines`` in the place of those of the same key, and all others it has, in order of their keys."""
+    earlier = artifacts.read_csv(path) if path.exists() else []
+    by_key = {key(line): line for line in (*earlier, *lines)}
+    artifacts.write_csv(path, [by_key[place] for place in sorted(by_key)])
 
 
 def print_rows(rows: Sequence[Row]) -> None:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, dtype = checkpoint.load_config(args.model), checkpoint.StoredWeights(args.model).dtype
     packing.require_positions(config, settings.sequence_length, "finetune.sequence_length")
     tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general_text(settings)
-    sequences, share = data.draw_sequences(tokenizer, train, packing.separator_id(config), settings, general)
+    sequences, share = data.draw_sequences(tokenizer, train, packing.boundaries(tokenizer, config), settings, general)
     identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation), "general": general}
     inputs = [args.model, args.train, args.validation, args.parent, args.questions, teacher]
     state = args.scratch / resuming.fingerprint(identity, filter(None, inputs))

@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if artifacts.read_json(arguments.budget)["budget"]:
         from minigpts.budget import planning
 
+        cutting.require_plannable()
         measured = planning.measured(*bench_and_request(arguments, damage, cutting, runtime))
     curves.write(arguments.curves, measured)
 

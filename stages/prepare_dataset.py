@@ -37,6 +37,11 @@ class Params:
     validation_questions: int  # at most
     test_questions: int
 
+    @property
+    def template_text(self) -> str | None:
+        """The template with its line breaks, which ``-S`` can only pass as ``\\n``."""
+        return None if self.template is None else self.template.replace("\\n", "\n")
+
     def __post_init__(self) -> None:
         for name in ("calibration", "validation", "test"):
             share, cap = getattr(self, f"{name}_share"), getattr(self, f"{name}_bytes")
@@ -67,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_questions={name: getattr(settings, f"{name}_questions") for name in ("validation", "test")},
         max_leakage=settings.max_leakage,
         make_questions=settings.make_questions,
-        template=settings.template,
+        template=settings.template_text,
         seed=settings.seed,
     )
     terms = [] if settings.keep_terms is None else read_terms(Path(settings.keep_terms))
@@ -87,7 +92,7 @@ def _corpus(settings: Params) -> Corpus:
     from minigpts.sources import questions, text
 
     if settings.source is not None:
-        columns = text.Columns(settings.text_column, settings.template, settings.group_column)
+        columns = text.Columns(settings.text_column, settings.template_text, settings.group_column)
         corpus = text.read_corpus(Path(settings.source), columns)
     elif settings.domain in DOMAINS:
         corpus = DOMAINS[settings.domain]()

@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = artifacts.read_table(arguments.text, ["text"])["text"]
     packing.require_positions(checkpoint.load_config(arguments.model), settings.sequence_length, "profile.sequence_length")
     model = checkpoint.load_model(arguments.model, torch.float32).to(where)
-    documents = packing.encode_lazily(checkpoint.load_fast_tokenizer(arguments.model), texts)
-    tokens = torch.from_numpy(packing.pack(documents, packing.separator_id(model.config), settings.sequence_length))
-    tokens, spec = tokens.to(where), spec_for(model.config.model_type)
+    tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
+    packed = packing.pack_texts(tokenizer, model.config, texts, settings.sequence_length)
+    tokens, spec = torch.from_numpy(packed).to(where), spec_for(model.config.model_type)
     rows = max(runtime.batch_tokens // settings.sequence_length, 1)
     statistics = profile(model, spec, tokens, rows, settings.all_linear)
     if settings.gradient_tokens:

@@ -33,9 +33,14 @@ class Params:
         params.require(self.sequence_length >= 2, "prune_neurons.sequence_length must be ≥ 2", self.sequence_length)
         if self.linear_threshold is not None:
             params.require(self.linear_threshold >= 0, "prune_neurons.linear_threshold must be ≥ 0", self.linear_threshold)
-            to_the_letter = self.allocation == "per_layer" and self.refit == "none"
-            rule = "prune_neurons.linear_threshold is the paper to the letter: it needs allocation per_layer and refit none"
-            params.require(to_the_letter, rule, (self.allocation, self.refit))
+            rule = "prune_neurons.linear_threshold is the paper to the letter: allocation per_layer, refit none, heads 0, layers 0"
+            chosen = (self.allocation, self.refit, self.heads, self.layers)
+            params.require(chosen == ("per_layer", "none", 0, 0), rule, chosen)
+
+    def require_plannable(self) -> None:
+        """Raise a UserError where a budget can't be combined with these."""
+        rule = "prune_neurons.linear_threshold is the paper to the letter and takes no budget"
+        params.require(self.linear_threshold is None, rule, self.linear_threshold)
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from minigpts.pruning import shrink
 
     planned = plan.read(arguments.plan)
-    params.require(
-        planned is None or settings.linear_threshold is None,
-        "prune_neurons.linear_threshold is the paper to the letter and takes no budget",
-        settings.linear_threshold,
-    )
+    if planned is not None:
+        settings.require_plannable()
     request = shrink.Request(
         criterion=settings.criterion,
         seed=settings.seed,

@@ -147,11 +147,15 @@ def stream_column(path: Path, column: str, batch_rows: int = 256) -> tuple[int, 
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors (names sorted, contiguous)."""
+    """Write named tensors as safetensors (names sorted, contiguous). Raises UserError when the disk doesn't take them."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with replacing(path) as temporary:
-        save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, temporary, dict(metadata or {}) or None)
+        try:
+            save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, temporary, dict(metadata or {}) or None)
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error}); check the disk's space and permissions") from None
         temporary.chmod(0o644)  # safetensors leaves it to its owner alone, unlike every other file of a checkpoint
 
 

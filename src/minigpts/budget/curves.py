@@ -31,7 +31,7 @@ class Curve:
     def at(self, units: Any) -> NDArray[np.float64]:
         """The damage of removing ``units`` (a number or an array, within the curve).
 
-        Between points a monotone cubic (Fritsch and Carlson, doi 10.1137/0717021): it goes through what was measured, makes
+        Between points a monotone cubic (Fritsch and Butland, doi 10.1137/0905021): it goes through what was measured, makes
         no bumps of its own, and bends like the growing damage, where chords would have a corner at every measured point
         that the search would then always choose.
         """

@@ -93,7 +93,7 @@ class Bench:
 def split(tokenizer: Tokenizer, texts: Sequence[str], num_tokens: int) -> tuple[list[str], list[str]]:
     """Documents to fit on and to measure on, in order, about ``num_tokens`` tokens between them: every fourth is held back.
 
-    Raises UserError when there are fewer than two documents to take.
+    Raises UserError when there are too few documents to hold one back.
     """
     room = {True: num_tokens / HELD_BACK, False: num_tokens * (1 - 1 / HELD_BACK)}
     parts: dict[bool, list[str]] = {True: [], False: []}

@@ -75,7 +75,7 @@ class Prepared:
         }
         lines = {
             "documents": counts,
-            "questions": self.metrics["questions"],
+            "questions": {**self.metrics["questions"], "unused": self.metrics["num_questions_unused"]},
             "dropped": dropped,
             "text left out on reading": left_out["text"],
             "questions left out on reading": left_out["questions"],
@@ -112,6 +112,7 @@ def prepare(corpus: Corpus, shape: Shape, scratch: Path) -> Prepared:
     documents = {name: list(islice(held, len(kept[name]))) for name in shape.max_bytes}
     in_groups = {name: {group_names[code] for code in np.unique(groups[whole[name]])} for name in TESTED}
     questions = _questions(corpus.questions, documents, in_groups, shape)
+    unused = max(len(corpus.questions) - sum(map(len, questions.values())), 0)
 
     held_out = leaks.HeldOut(_texts({name: documents[name] for name in TESTED}, questions))
     _look_through(store, held_out, _mask(np.concatenate([kept["train"], kept["calibration"]]), total))
@@ -124,6 +125,7 @@ def prepare(corpus: Corpus, shape: Shape, scratch: Path) -> Prepared:
         **_counts(kept, sizes, sources, source_names),
         "questions": {name: len(items) for name, items in questions.items()},
         "num_questions": sum(map(len, questions.values())),
+        "num_questions_unused": unused,  # beyond the caps, or about documents of the other splits
         "leak_check": found,
         "dropped": dropped,
         "left_out": {  # before all that, by those who read them

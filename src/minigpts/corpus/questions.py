@@ -19,10 +19,10 @@ def assign(
     """
     order = spread(sorted(questions, key=lambda question: question.id), lambda question: question.group, seed)
     free = [question for question in order if question.group is None]
-    total, count = max(sum(at_most.values()), 1), len(free)
+    total, count, last = max(sum(at_most.values()), 1), len(free), list(at_most)[-1]
     assigned = {}
     for split, cap in at_most.items():
-        share = min(cap, round(count * cap / total))
+        share = min(cap, len(free) if split == last else round(count * cap / total))
         own = [question for question in order if question.group is not None and question.group in groups[split]]
         assigned[split] = (own + free[:share])[:cap]
         free = free[share:]

@@ -51,7 +51,8 @@ def _taken(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.boo
 
     _, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < 2 or not 0 < share < 1:
-        raise UserError(f"dataset: {len(groups)} distinct documents are too few to split four ways; give more text")
+        there = f"{len(groups)} distinct documents in {len(sizes)} groups"
+        raise UserError(f"dataset: {there} are too few to split four ways; give more text, or another dataset.group_column")
     draws = (
         draw
         for factor in SPREAD

@@ -1,7 +1,7 @@
 """How well a model predicts text: summed log-likelihood per byte, which compares across vocabularies.
 
 Every document is scored on its own and every one of its tokens counts, as lm-evaluation-harness's
-``loglikelihood_rolling`` does it: a separator stands before the document, and a document longer than a window is cut
+``loglikelihood_rolling`` does it: behind the token that leads a text of this model, and a document longer than a window is cut
 into disjoint windows that each see the one token before them.
 """
 
@@ -35,7 +35,7 @@ class LanguageModelingResult:
 
     nats: float
     bytes: int  # UTF-8
-    tokens: int  # of the scoring model's own tokenizer; separators don't count
+    tokens: int  # of the scoring model's own tokenizer; the leading one doesn't count
 
     @property
     def bits_per_byte(self) -> float:
@@ -53,7 +53,7 @@ def score(
     batch_tokens: int,
     progress: str | None = None,
 ) -> LanguageModelingResult:
-    """Sum the negative log-likelihood of ``texts``, each predicted from the separator on.
+    """Sum the negative log-likelihood of ``texts``, each predicted from the leading token on.
 
     ``sequence_length`` is the most tokens the model sees at once (never more than its own limit), ``batch_tokens`` about
     how many one forward takes (it changes memory and speed, not the result), ``progress`` the title of a progress bar.
@@ -62,10 +62,10 @@ def score(
     size = sum(len(text.encode()) for text in texts)
     if size == 0:
         raise UserError("there is no text to score; check the data set's splits")
-    separator = np.array([packing.separator_id(model.config)])
+    lead = np.array([packing.boundaries(tokenizer, model.config).lead])
     documents = packing.encode(tokenizer, texts)
     longest = min(sequence_length, model.config.max_position_embeddings)
-    windows = [window for ids in documents for window in _windows(np.concatenate([separator, ids]), longest)]
+    windows = [window for ids in documents for window in _windows(np.concatenate([lead, ids]), longest)]
     nats = np.zeros(len(windows))
     with tqdm(total=sum(map(len, documents)), desc=progress, unit="token", disable=progress is None) as bar:
         for batch in batches([len(window) - 1 for window in windows], batch_tokens):
@@ -76,7 +76,7 @@ def score(
 
 
 def _windows(ids: np.ndarray, sequence_length: int) -> Iterator[np.ndarray]:
-    """Cut ``separator + document`` so that every token but the separator is predicted once, by ≤ ``sequence_length`` inputs."""
+    """Cut ``lead + document`` so that every token but the leading one is predicted once, by ≤ ``sequence_length`` inputs."""
     for start in range(0, len(ids) - 1, sequence_length):
         yield ids[start : start + sequence_length + 1]
 

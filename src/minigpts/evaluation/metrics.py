@@ -71,4 +71,4 @@ def answer_metrics(
 def size_metrics(directory: Path, base: Path) -> dict[str, float]:
     """What the checkpoint's files hold (see ``checkpoint.sizes``) and ``relative_size``, its parameters over the base's."""
     sizes = checkpoint.sizes(directory)
-    return {**sizes, "relative_size": sizes["num_parameters"] / checkpoint.sizes(base)["num_parameters"]}
+    return {**sizes, "relative_size": sizes["num_parameters"] / checkpoint.num_parameters(checkpoint.StoredWeights(base).shapes)}

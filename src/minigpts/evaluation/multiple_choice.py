@@ -31,7 +31,7 @@ class _Tree:
 
     tokens: np.ndarray  # (nodes,) ids
     positions: np.ndarray  # (nodes,) distance from the sequence's start
-    visible: np.ndarray  # (nodes, nodes) bool: itself and its ancestors
+    parents: np.ndarray  # (nodes,) the node before each, −1 for the first
     predicting: tuple[np.ndarray, ...]  # per choice: the nodes that predict its tokens
     targets: tuple[np.ndarray, ...]  # per choice: the ids they predict
 
@@ -106,13 +106,21 @@ def _tree(pairs: Sequence[tuple[list[int], list[int]]], longest: int) -> _Tree:
         scored = min(len(continuation), len(path))
         predicting.append(np.array(path[len(path) - scored :], dtype=np.int64))
         targets.append(np.array(continuation[len(continuation) - scored :], dtype=np.int64))
-    positions = np.zeros(len(nodes), dtype=np.int64)
-    visible = np.eye(len(nodes), dtype=bool)
-    for (parent, _), node in nodes.items():
+    parents, tokens = np.array(list(nodes), dtype=np.int64).T
+    positions = np.zeros_like(parents)
+    for node, parent in enumerate(parents):
         if parent >= 0:
             positions[node] = positions[parent] + 1
+    return _Tree(tokens, positions, parents, tuple(predicting), tuple(targets))
+
+
+def _visible(tree: _Tree) -> np.ndarray:
+    """What each node sees, itself and its ancestors; bool (nodes, nodes), so made for one batch at a time."""
+    visible = np.eye(len(tree.parents), dtype=bool)
+    for node, parent in enumerate(tree.parents):
+        if parent >= 0:
             visible[node] |= visible[parent]
-    return _Tree(np.array([token for _, token in nodes]), positions, visible, tuple(predicting), tuple(targets))
+    return visible
 
 
 def _score_trees(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndarray]:
@@ -123,7 +131,7 @@ def _score_trees(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndar
     visible = np.zeros((len(trees), 1, width, width), dtype=bool)  # (questions, heads, from, to)
     for row, tree in enumerate(trees):
         size = len(tree.tokens)
-        inputs[row, :size], positions[row, :size], visible[row, 0, :size, :size] = tree.tokens, tree.positions, tree.visible
+        inputs[row, :size], positions[row, :size], visible[row, 0, :size, :size] = tree.tokens, tree.positions, _visible(tree)
     ids, places, seen = (torch.from_numpy(array).to(model.device) for array in (inputs, positions, visible))
     hidden = model.get_submodule(spec_for(model.config.model_type).decoder)(
         input_ids=ids,

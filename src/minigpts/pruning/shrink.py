@@ -178,8 +178,8 @@ def refitted_weights(parent: Parent, child: PreTrainedConfig, cut: Cut, recovery
     """The weights of the child's output projections, layer by layer, refitted on the calibration text."""
     where, length = device(recovery.runtime), recovery.sequence_length
     packing.require_positions(parent.config, length, "prune_neurons.sequence_length")
-    documents = packing.encode_lazily(checkpoint.load_fast_tokenizer(parent.folder), recovery.texts)
-    tokens = torch.from_numpy(packing.pack(documents, packing.separator_id(parent.config), length)).to(where)
+    packed = packing.pack_texts(checkpoint.load_fast_tokenizer(parent.folder), parent.config, recovery.texts, length)
+    tokens = torch.from_numpy(packed).to(where)
     rows = max(recovery.runtime.batch_tokens // length, 1)
     return refit.least_squares(parent.stored, parent.config, child, parent.spec, cut.layers, cut.attention, tokens, rows)
 
@@ -238,6 +238,7 @@ def metrics(
         "num_removed_neurons": num_neurons - num_kept,
         "removed_neurons_share": 1 - num_kept / num_neurons,
         "num_below_threshold": cut.num_below_threshold,
+        "num_candidate_neurons": num_candidates,  # of the layers that stay: the threshold chooses among these
         "below_threshold_share": cut.num_below_threshold / num_candidates,
         "num_removed_layers": len(cut.layer_scores) - len(cut.layers),
         "num_removed_key_value_heads": cut.attention.num_groups - len(cut.layers[0].groups),  # of each layer that stays

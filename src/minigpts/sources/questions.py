@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from minigpts.corpus.document import Question
 from minigpts.errors import UserError
 from minigpts.sources import lines
+from minigpts.sources.text import printable
 
 _CHOICE_COLUMN = re.compile(r"[A-Z]|(choice|option).*", re.IGNORECASE)
 
@@ -47,7 +48,7 @@ def read_questions(path: Path, dropped: Counter[str]) -> list[Question]:
     reader = _READERS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
     if reader is None:
         raise UserError(f"{path}: not a kind of file questions are read from; use {', '.join(sorted(_READERS))}")
-    found = [_question(row, f"{path}{row.place}", f"{path.name}{row.place}") for row in reader(path, dropped)]
+    found = [_question(row, f"{path}{row.place}", f"{path.name}{row.place}", dropped) for row in reader(path, dropped)]
     if not found:
         raise UserError(f"{path}: holds no question; dataset.questions must name a file with some, or be null")
     return _distinct(found, dropped)
@@ -66,7 +67,8 @@ def from_rows(
         question, answer = _column(row, mapping["question"], where), _column(row, mapping["answer"], where)
         columns = mapping["choices"]
         choices = _column(row, columns, where)
-        found.append(_question(_Row("", question, choices if isinstance(columns, str) else _filled(choices), answer), where, where))
+        asked = _Row("", question, choices if isinstance(columns, str) else _filled(choices), answer)
+        found.append(_question(asked, where, where, dropped))
     return _distinct(found, dropped)
 
 
@@ -84,24 +86,24 @@ def _filled(cells: Sequence[str | None]) -> list[str | None]:
     return list(cells[:count])
 
 
-def _question(row: _Row, where: str, id_: str) -> Question:
-    if not isinstance(row.question, str) or not row.question.strip():
+def _question(row: _Row, where: str, id_: str, dropped: Counter[str]) -> Question:
+    if not isinstance(row.question, str) or not (question := printable(row.question, dropped).strip()):
         raise UserError(f"{where}: 'question' must be text, got {row.question!r}")
     if not isinstance(row.choices, list) or len(row.choices) < 2 or not all(isinstance(choice, str) for choice in row.choices):
         raise UserError(f"{where}: 'choices' must be at least two texts, got {row.choices!r}")
-    choices = tuple(choice.strip() for choice in row.choices)
+    choices = tuple(printable(choice, dropped).strip() for choice in row.choices)
     if "" in choices:
         raise UserError(f"{where}: choice {choices.index('') + 1} of 'choices' is empty")
     if len(set(choices)) < len(choices):
         raise UserError(f"{where}: 'choices' must differ from one another, got {Counter(choices).most_common(1)[0][0]!r} twice")
-    question = row.question.strip()
-    return Question(id_, f"{row.context}\n{question}".strip(), choices, _answer(row, choices, where), None, question)
+    asked = f"{printable(row.context, dropped)}\n{question}".strip()
+    return Question(id_, asked, choices, _answer(row, choices, where), None, question)
 
 
 def _answer(row: _Row, choices: Sequence[str], where: str) -> int:
     answer, last = row.answer, len(choices) - 1
     if isinstance(answer, str):
-        text = answer.strip()
+        text = printable(answer, Counter()).strip()
         named = [{choice, _letter(index), *([str(index)] if row.cells else [])} for index, choice in enumerate(choices)]
         found = [index for index, names in enumerate(named) if text in names]
         if len(found) > 1:

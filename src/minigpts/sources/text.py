@@ -90,7 +90,7 @@ class Columns:
     def group_of(self, row: Mapping[str, Any]) -> str | None:
         """The row's value in the group's column; None without one, or where it is empty."""
         value = None if self.group is None else row[self.group]
-        return None if value is None or value == "" else str(value)
+        return None if value is None or value == "" else printable(str(value), Counter())
 
 
 def read_corpus(path: Path, columns: Columns) -> Corpus:
@@ -114,19 +114,19 @@ def documents(
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         group = columns.group_of(row)
         empty = True
-        for passage in passages(_printable([text], dropped)):
+        for passage in passages([printable(text, dropped)]):
             group, empty = group or _group(passage), False
             yield Document(passage, group, source)
         if empty:
             dropped["empty rows"] += 1
 
 
-def _printable(blocks: Iterable[str], dropped: Counter[str]) -> Iterator[str]:
-    for block in blocks:
-        text, count = _UNPRINTABLE.subn("", block)
-        if count:
-            dropped["control characters"] += count
-        yield text
+def printable(text: str, dropped: Counter[str]) -> str:
+    """The text without control characters and halves of surrogate pairs, counted in ``dropped``."""
+    clean, count = _UNPRINTABLE.subn("", text)
+    if count:
+        dropped["control characters"] += count
+    return clean
 
 
 def _group(text: str) -> str:
@@ -172,7 +172,7 @@ class Texts:
             dropped["files without columns"] += 1
         else:
             group = None
-            for passage in passages(_printable(lines.blocks(path), dropped)):
+            for passage in passages(printable(block, dropped) for block in lines.blocks(path)):
                 group = _group(passage) if group is None or apart else group
                 yield Document(passage, group, SOURCE)
 

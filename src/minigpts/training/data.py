@@ -1,13 +1,13 @@
 """The training text as rows of whole documents in a fixed order, so that any step's batch is known without those before it.
 
-A row holds as many documents as it takes, ``sep doc sep sep doc sep …``, and each is computed as if it stood alone: its
+A row holds as many documents as it takes, ``lead doc end lead doc end …``, and each is computed as if it stood alone: its
 positions start at 0 and it sees no other. So a model is tuned on the very context it is scored with, and there is next to
 no padding, which fills half of the usual batches of one document a row. (Best-fit packing without truncation: arXiv 2404.10830.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from minigpts.corpus import packing
+from minigpts.corpus.packing import Boundaries
 from minigpts.errors import UserError
 from minigpts.evaluation.multiple_choice import attention_mask
 from minigpts.sources import text
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def draw_sequences(
-    tokenizer: Tokenizer, texts: Sequence[str], separator: int, recipe: Recipe, general: Sequence[str] = ()
+    tokenizer: Tokenizer, texts: Sequence[str], around: Boundaries, recipe: Recipe, general: Sequence[str] = ()
 ) -> tuple[np.ndarray, float]:
     """Pack documents in seeded order, as many as ``recipe.max_tokens`` takes, and the asked share of ``general`` text.
 
@@ -36,29 +37,31 @@ def draw_sequences(
     Raises UserError when there is no text.
     """
     own = 1 - recipe.general_share
-    rows, share = _draw(tokenizer, texts, separator, recipe, round(own * recipe.max_tokens))
+    rows, share = _draw(tokenizer, texts, around, recipe, round(own * recipe.max_tokens))
     count = round(len(rows) * recipe.general_share / own)
     if count:
-        others, _ = _draw(tokenizer, general, separator, recipe, count * recipe.sequence_length)
+        others, _ = _draw(tokenizer, general, around, recipe, count * recipe.sequence_length)
         shuffled = np.random.default_rng(recipe.seed).permutation(others)
         rows = np.concatenate([rows, np.resize(shuffled, (count, *rows.shape[1:]))])  # repeated where it is too little
     return rows, share
 
 
-def _draw(tokenizer: Tokenizer, texts: Sequence[str], separator: int, recipe: Recipe, max_tokens: int) -> tuple[np.ndarray, float]:
+def _draw(
+    tokenizer: Tokenizer, texts: Sequence[str], around: Boundaries, recipe: Recipe, max_tokens: int
+) -> tuple[np.ndarray, float]:
     ordered = [texts[index] for index in np.random.default_rng(recipe.seed).permutation(len(texts))]
     parts: list[np.ndarray] = []
     drawn = tokens = 0
     for document, ids in zip(ordered, packing.encode_lazily(tokenizer, ordered), strict=True):
         drawn += len(document)
         if len(ids):
-            parts += pieces(ids, separator, recipe.sequence_length)
+            parts += pieces(ids, around, recipe.sequence_length)
             tokens += len(ids) + 2
         if tokens >= max_tokens:
             break
     if not parts:
         raise UserError("there is no text to train on; check the data set's splits and finetune.general_text")
-    return pack(parts, separator, recipe.sequence_length), drawn / sum(map(len, texts))
+    return pack(parts, recipe.sequence_length), drawn / sum(map(len, texts))
 
 
 def read_general_text(recipe: Recipe) -> list[str]:
@@ -71,14 +74,14 @@ def read_general_text(recipe: Recipe) -> list[str]:
     return [document.text for document in text.read_corpus(path, text.Columns("text")).documents]
 
 
-def pieces(ids: np.ndarray, separator: int, sequence_length: int) -> Iterator[np.ndarray]:
-    """``sep ids sep`` as it is, or cut so that every token is once predicted by those before it in its piece, if too long."""
-    whole = np.concatenate([[separator], ids, [separator]])
+def pieces(ids: np.ndarray, around: Boundaries, sequence_length: int) -> Iterator[np.ndarray]:
+    """``lead ids end`` as it is, or cut so that every token is once predicted by those before it in its piece, if too long."""
+    whole = np.concatenate([[around.lead], ids, [around.end]])
     for start in range(0, len(whole) - 1, sequence_length - 1):
         yield whole[start : start + sequence_length]
 
 
-def pack(parts: Sequence[np.ndarray], separator: int, sequence_length: int) -> np.ndarray:
+def pack(parts: Sequence[np.ndarray], sequence_length: int) -> np.ndarray:
     """Lay pieces into rows, longest first, each where it leaves the least room; gives (num_sequences, 2, sequence_length)."""
     members: list[list[int]] = []  # of each row
     with_room: list[list[int]] = [[] for _ in range(sequence_length + 1)]  # rows by the tokens that still fit
@@ -91,12 +94,12 @@ def pack(parts: Sequence[np.ndarray], separator: int, sequence_length: int) -> n
         row = with_room[room].pop()
         members[row].append(index)
         with_room[room - length].append(row)
-    return np.stack([_row([parts[index] for index in row], separator, sequence_length) for row in members])
+    return np.stack([_row([parts[index] for index in row], sequence_length) for row in members])
 
 
-def _row(parts: Iterable[np.ndarray], separator: int, sequence_length: int) -> np.ndarray:
-    """Ids and labels of one row, (2, sequence_length)."""
-    ids, labels = np.full(sequence_length, separator), np.full(sequence_length, IGNORED)
+def _row(parts: Sequence[np.ndarray], sequence_length: int) -> np.ndarray:
+    """Ids and labels of one row, (2, sequence_length). The room left is padded with a token it has: any will do."""
+    ids, labels = np.full(sequence_length, parts[0][0]), np.full(sequence_length, IGNORED)
     start = 0
     for part in parts:
         ids[start : start + len(part)] = part

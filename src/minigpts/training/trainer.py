@@ -220,10 +220,9 @@ class _RecoveryTrainer(FusedTrainer):
 
     def _check(self, value: float, name: str) -> None:
         if not math.isfinite(value):
-            rate = self.recipe.learning_rate
-            raise UserError(
-                f"the {name} is {value} at step {self.state.global_step}; lower finetune.learning_rate, which is {rate:g}"
-            )
+            step, rate = self.state.global_step, self.recipe.learning_rate
+            advice = f"lower finetune.learning_rate, which is {rate:g}" if step else "the checkpoint is damaged; make it again"
+            raise UserError(f"the {name} is {value} at step {step}; {advice}")
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score validation text and questions, add a point to the curve, keep the weights if they are the best so far."""

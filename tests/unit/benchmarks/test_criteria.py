@@ -52,6 +52,12 @@ def test_rows_are_kept_sorted_and_not_made_again(flags, monkeypatch, capsys):
     before = path.read_bytes()
     criteria.main(asked)
     assert path.read_bytes() == before
+    for other, change in (("calibration text", ["--calibration-tokens", "200"]), ("test text", ["--test-tokens", "99"])):
+        with pytest.raises(UserError, match=f"its rows are of another {other}; give another --out"):
+            criteria.main([*asked, *change])
+    path.with_suffix(".json").unlink()
+    with pytest.raises(UserError, match="nobody knows what its rows are of"):
+        criteria.main(asked)
     assert "wanda + refit" in capsys.readouterr().out
 
 

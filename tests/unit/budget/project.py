@@ -52,14 +52,18 @@ class Project:
 
     def plan(self, budget: dict[str, Any], **cutting: Any) -> dict[str, Any]:
         """What the three stages of the budget plan; None without a target."""
-        sections = {**SECTIONS, "budget": {**SECTIONS["budget"], **budget}}
-        sections["prune_neurons"] = {**SECTIONS["prune_neurons"], **cutting}
-        self.params = self.folder / "params.yaml"
-        self.params.write_text(yaml.safe_dump(sections))
+        self.write_params(budget, **cutting)
         self.run(check_budget, "base", "budget_checked")
         self.run(measure_damage, "budget", "base", "stats", "counts", "text", "curves")
         self.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table", "figure")
         return artifacts.read_json(self.folder / "plan.json")["plan"]
+
+    def write_params(self, budget: dict[str, Any], **cutting: Any) -> None:
+        """What the stages run from now on are told."""
+        sections = {**SECTIONS, "budget": {**SECTIONS["budget"], **budget}}
+        sections["prune_neurons"] = {**SECTIONS["prune_neurons"], **cutting}
+        self.params = self.folder / "params.yaml"
+        self.params.write_text(yaml.safe_dump(sections))
 
     def cut(self) -> Path:
         """The checkpoint that the two prune stages make of the plan."""

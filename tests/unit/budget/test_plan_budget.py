@@ -164,8 +164,15 @@ def test_a_plan_of_other_counts_is_refused(tmp_path: Path):
 
 def test_the_papers_linear_rule_takes_no_budget(tmp_path: Path):
     project = Project(tmp_path, "llama")
-    project.plan({"target_size_reduction": 0.3}, allocation="per_layer", linear_threshold=0.1)
+    letter = {"allocation": "per_layer", "linear_threshold": 0.1}
     with pytest.raises(UserError, match="linear_threshold is the paper to the letter and takes no budget"):
+        project.plan({"target_size_reduction": 0.3}, **letter)
+    project.plan({"target_size_reduction": 0.3})
+    project.write_params({"target_size_reduction": 0.3}, **letter)
+    with pytest.raises(UserError, match="takes no budget"):
+        project.cut()
+    project.write_params({}, **letter, layers=1)
+    with pytest.raises(UserError, match="heads 0, layers 0, got"):
         project.cut()
 
 

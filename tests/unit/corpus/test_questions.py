@@ -25,6 +25,8 @@ def test_questions_of_a_user_are_shared_in_proportion_and_used_once():
     groups: dict[str, set[str]] = {"validation": set(), "test": set()}
     few = assign([question(i, None) for i in range(4)], groups, CAPS, seed=0)
     assert [len(few["validation"]), len(few["test"])] == [1, 3]
+    odd = assign([question(i, None) for i in range(3)], groups, {"validation": 100, "test": 500}, seed=0)
+    assert sum(map(len, odd.values())) == 3  # none is lost to rounding
     many = assign([question(i, None) for i in range(100)], groups, CAPS, seed=0)
     assert [len(many["validation"]), len(many["test"])] == [2, 6]
     assert not {item.id for item in many["validation"]} & {item.id for item in many["test"]}

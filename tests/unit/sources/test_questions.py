@@ -95,6 +95,14 @@ def test_a_question_without_a_valid_answer_is_named_by_its_line(tmp_path, change
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_what_no_tokenizer_should_see_goes_and_is_counted(tmp_path):
+    broken = {"question": "Which\ud83d?\u0000", "choices": ["a\ud83d", "b"], "answer": "a\ud83d"}
+    found, dropped = read(write(tmp_path, "q.jsonl", jsonl(broken)))
+    assert found == [("Which?", ("a", "b"), 0)] and dropped == {"control characters": 3}
+    with pytest.raises(UserError, match="'question' must be text"):
+        source.read_questions(write(tmp_path, "e.jsonl", jsonl({**GOOD, "question": "\u0000"})), Counter())
+
+
 def test_the_later_of_two_equal_questions_is_dropped_and_counted(tmp_path):
     again = {"question": "Which? ", "choices": ["b", "a"], "answer": "a"}  # the same choices in another order
     other = {"question": "Which?", "choices": ["a", "c"], "answer": 0}  # another question, worded the same

@@ -247,6 +247,15 @@ def test_what_cannot_work_is_said_in_one_line_and_earlier_outs_stay(tmp_path, ch
     assert (folder / "out/finetune.json").read_text() == "earlier"
 
 
+def test_a_damaged_checkpoint_is_not_blamed_on_the_rate(tmp_path):
+    folder = _prepare(tmp_path)
+    weights = dict(checkpoint.StoredWeights(folder / "pruned"))
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
+    artifacts.write_tensors(folder / "pruned" / checkpoint.WEIGHTS, weights, {"format": "pt"})
+    with pytest.raises(UserError, match="at step 0; the checkpoint is damaged"):
+        _run(folder)
+
+
 def test_a_parent_without_its_figure_is_refused(tmp_path):
     folder = _prepare(tmp_path)
     artifacts.write_json(folder / "base.json", {})

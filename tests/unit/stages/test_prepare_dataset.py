@@ -145,7 +145,7 @@ def test_questions_are_made_from_each_splits_own_text_and_terms_are_kept(tmp_pat
     rows = [{"en": f"The {' '.join(prose(i, 12))} is here.", "fr": f"Le {' '.join(prose(500 + i, 12))}."} for i in range(300)]
     write_rows(tmp_path, rows)
     (tmp_path / "terms.txt").write_text("pneumothorax\n", encoding="utf-8")
-    template = "English: {en}\nFrench: {fr}"
+    template = "English: {en}\\nFrench: {fr}"  # as -S passes it
     changes = {"template": template, "make_questions": "translation", "keep_terms": str(tmp_path / "terms.txt")}
     out = run(tmp_path, "out", source=str(tmp_path / "text.jsonl.gz"), **changes)
     made = artifacts.read_jsonl(out / "mcq.jsonl")
@@ -153,6 +153,7 @@ def test_questions_are_made_from_each_splits_own_text_and_terms_are_kept(tmp_pat
         texts = artifacts.read_table(out / f"{name}.parquet", ["text"])["text"]
         own = [row for row in made if row["split"] == name]
         assert own and all(any(row["choices"][row["answer"]] in text for text in texts) for row in own)
+        assert all("\nFrench: Le " in text for text in texts)
     assert json.loads((out / "keep_terms.json").read_text(encoding="utf-8")) == ["pneumothorax"]
 
 
@@ -162,6 +163,7 @@ def test_what_was_dropped_is_counted_and_said(tmp_path, capsys):
     out = run(tmp_path, "out", source=str(tmp_path / "text.jsonl.gz"))
     metrics = artifacts.read_json(out / "dataset.json")
     assert metrics["left_out"] == {"text": {"empty rows": 1}, "questions": {}} and metrics["dropped"]["copies"] == 1
+    assert metrics["num_questions_unused"] == 0
     said = capsys.readouterr().out
     assert "text left out on reading: empty rows 1" in said and "dropped: copies 1" in said
     assert not (out / ".documents.parquet").exists()

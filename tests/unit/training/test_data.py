@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
 from minigpts import checkpoint
 from minigpts.corpus import packing
+from minigpts.corpus.packing import Boundaries
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
 from minigpts.training import data
@@ -16,11 +18,11 @@ from minigpts.training.loss import IGNORED, fused_loss
 from tests import tiny
 from tests.unit.training.test_trainer import RECIPE
 
-SEP = 2
+AROUND = Boundaries(lead=1, end=2)
 
 
 def _documents(rows):
-    """The documents in packed rows, as tuples of ids, without their separators; checks that labels are the ids after them."""
+    """The documents in packed rows, as tuples of ids, whole; checks that labels are the ids after them."""
     found = []
     for ids, labels in rows:
         starts = [*np.flatnonzero(labels == IGNORED), len(ids)]
@@ -33,8 +35,8 @@ def _documents(rows):
 
 def test_packing_keeps_every_document_whole_and_wastes_next_to_nothing():
     generator = np.random.default_rng(0)
-    parts = [np.array([SEP, *generator.integers(3, 99, size=size), SEP]) for size in generator.integers(1, 30, size=500)]
-    rows = data.pack(parts, SEP, 64)
+    parts = [np.array([1, *generator.integers(3, 99, size=size), 2]) for size in generator.integers(1, 30, size=500)]
+    rows = data.pack(parts, 64)
     assert sorted(_documents(rows)) == sorted(tuple(part.tolist()) for part in parts)
     assert (rows[:, 1] != IGNORED).sum() == sum(len(part) - 1 for part in parts)
     assert len(rows) <= -(-sum(map(len, parts)) // 64) + 1  # no packing needs fewer rows than that, less the one
@@ -43,9 +45,9 @@ def test_packing_keeps_every_document_whole_and_wastes_next_to_nothing():
 @pytest.mark.parametrize("size", [1, 13, 14, 15, 29, 100])
 def test_a_long_document_is_cut_so_that_every_token_is_a_target_once(size):
     ids = np.arange(3, 3 + size)
-    cut = list(data.pieces(ids, SEP, 16))
-    assert all(2 <= len(piece) <= 16 for piece in cut) and cut[0][0] == SEP
-    assert np.concatenate([piece[1:] for piece in cut]).tolist() == [*ids, SEP]
+    cut = list(data.pieces(ids, AROUND, 16))
+    assert all(2 <= len(piece) <= 16 for piece in cut) and cut[0][0] == 1
+    assert np.concatenate([piece[1:] for piece in cut]).tolist() == [*ids, 2]
     assert all(before[-1] == after[0] for before, after in itertools.pairwise(cut))
 
 
@@ -53,7 +55,8 @@ def test_a_long_document_is_cut_so_that_every_token_is_a_target_once(size):
 def test_documents_in_a_row_are_scored_as_each_alone(tmp_path, family):
     model = checkpoint.load_model(tiny.write_checkpoint(tmp_path / "model", family), torch.float32)
     tokenizer, texts = checkpoint.load_fast_tokenizer(tmp_path / "model"), tiny.sentences(9)
-    rows, share = data.draw_sequences(tokenizer, texts, SEP, replace(RECIPE, sequence_length=100, max_tokens=10**6))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{tiny.SPECIAL[1]} $A", special_tokens=[(tiny.SPECIAL[1], 1)])
+    rows, share = data.draw_sequences(tokenizer, texts, AROUND, replace(RECIPE, sequence_length=100, max_tokens=10**6))
     assert share == 1.0 and len(rows) < len(texts) / 2
     batch = data.collate([torch.from_numpy(row) for row in rows])
     count = (batch["labels"] != IGNORED).sum()
@@ -65,11 +68,11 @@ def test_documents_in_a_row_are_scored_as_each_alone(tmp_path, family):
 
 
 def _ends(model, tokenizer, texts):
-    """Nats of the separator that ends each text, which scoring leaves out."""
+    """Nats of the token that ends each text, which scoring leaves out."""
     nats = 0.0
     for ids in packing.encode(tokenizer, texts):
-        logits = model(torch.tensor([[SEP, *ids]])).logits[0, -1].detach()
-        nats -= float(logits.log_softmax(-1)[SEP])
+        logits = model(torch.tensor([[1, *ids]])).logits[0, -1].detach()
+        nats -= float(logits.log_softmax(-1)[2])
     return nats
 
 
@@ -77,14 +80,14 @@ def test_a_small_budget_draws_from_everywhere_and_says_how_much(tmp_path):
     tiny.write_tokenizer(tmp_path)
     tokenizer, texts = checkpoint.load_fast_tokenizer(tmp_path), tiny.sentences(packing.BATCH_TEXTS * 2)
     recipe = replace(RECIPE, sequence_length=200, max_tokens=2400)
-    whole, share = data.draw_sequences(tokenizer, texts, SEP, replace(recipe, max_tokens=10**9))
+    whole, share = data.draw_sequences(tokenizer, texts, AROUND, replace(recipe, max_tokens=10**9))
     assert share == 1.0 and len(whole) * 200 > 4 * recipe.max_tokens
-    some, share = data.draw_sequences(tokenizer, texts, SEP, recipe)
+    some, share = data.draw_sequences(tokenizer, texts, AROUND, recipe)
     assert recipe.max_tokens <= len(some) * 200 <= 1.1 * recipe.max_tokens
     assert set(_documents(some)) < set(_documents(whole))
     assert abs(share - len(some) / len(whole)) < 0.02
-    again, _ = data.draw_sequences(tokenizer, texts, SEP, recipe)
-    other, _ = data.draw_sequences(tokenizer, texts, SEP, replace(recipe, seed=1))
+    again, _ = data.draw_sequences(tokenizer, texts, AROUND, recipe)
+    other, _ = data.draw_sequences(tokenizer, texts, AROUND, replace(recipe, seed=1))
     assert np.array_equal(some, again) and not np.array_equal(some, other)
 
 
@@ -94,16 +97,16 @@ def test_general_text_has_its_share_of_the_rows(tmp_path, general):
     tokenizer = checkpoint.load_fast_tokenizer(tmp_path)
     others = [f"nothing of the kind, number {index}" for index in range(general)]
     recipe = replace(RECIPE, sequence_length=64, general_text="given", general_share=0.25)
-    rows, share = data.draw_sequences(tokenizer, tiny.sentences(300), SEP, recipe, others)
-    foreign = {tuple([SEP, *ids, SEP]) for ids in packing.encode(tokenizer, others)}
+    rows, share = data.draw_sequences(tokenizer, tiny.sentences(300), AROUND, recipe, others)
+    foreign = {(1, *ids, 2) for ids in packing.encode(tokenizer, others)}
     blended = [any(document in foreign for document in _documents([row])) for row in rows]
     assert sum(blended) == pytest.approx(0.25 * len(rows), abs=1) and 0 < share < 1
     assert len(rows) * 64 >= recipe.max_tokens * 0.95
-    again, _ = data.draw_sequences(tokenizer, tiny.sentences(300), SEP, recipe, others)
+    again, _ = data.draw_sequences(tokenizer, tiny.sentences(300), AROUND, recipe, others)
     assert np.array_equal(rows, again)
 
 
 def test_no_text_is_refused(tmp_path):
     tiny.write_tokenizer(tmp_path)
     with pytest.raises(UserError, match="no text to train on"):
-        data.draw_sequences(checkpoint.load_fast_tokenizer(tmp_path), [""], SEP, RECIPE)
+        data.draw_sequences(checkpoint.load_fast_tokenizer(tmp_path), [""], AROUND, RECIPE)

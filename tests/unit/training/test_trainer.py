@@ -43,7 +43,8 @@ def _train(cls, folder, scratch, collator, batch_tokens=4096, frozen=False):
     model = checkpoint.load_model(folder, torch.float32)
     set_trainable(model, replace(RECIPE, freeze_embeddings=frozen))
     texts = tiny.sentences(100)
-    rows, _ = draw_sequences(checkpoint.load_fast_tokenizer(folder), texts, packing.separator_id(model.config), RECIPE)
+    tokenizer = checkpoint.load_fast_tokenizer(folder)
+    rows, _ = draw_sequences(tokenizer, texts, packing.boundaries(tokenizer, model.config), RECIPE)
     steps = RECIPE.steps(len(rows) * RECIPE.sequence_length)
     arguments = training_arguments(RECIPE, Runtime(batch_tokens, None), steps, scratch)
     arguments.logging_strategy, arguments.logging_steps = "steps", 1
