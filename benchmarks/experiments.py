@@ -49,8 +49,14 @@ def named(*parts: str) -> str:
 
 
 def queue(wanted: Mapping[str, Sequence[str]], targets: Sequence[str]) -> None:
-    """Queue experiments, by name their params as ``-S`` takes them, in the place of earlier ones of the same names."""
+    """Queue experiments, by name their params as ``-S`` takes them, in the place of earlier ones of the same names.
+
+    Raises UserError when one of them runs, or counts as running since the machine stopped amid it.
+    """
     statuses = status()
+    for name in wanted:
+        if statuses.get(name) == "Running":
+            raise UserError(f"{name} is running, or was when the machine stopped; first `dvc queue kill {name}`, or wait for it")
     for name, settings in wanted.items():
         if commit_of(name):
             dvc("exp", "remove", name)

@@ -25,21 +25,7 @@ class EvaluateParams:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="the pruned checkpoint")
-    parser.add_argument("--train", type=Path, required=True, help="parquet of training text")
-    parser.add_argument("--validation", type=Path, required=True, help="parquet of validation text")
-    parser.add_argument(
-        "--parent", type=Path, required=True, help="metrics of the parent; recovery is to its validation_bits_per_byte"
-    )
-    parser.add_argument("--questions", type=Path, help="jsonl of questions; those of split validation are watched, too")
-    parser.add_argument("--teacher", type=Path, help="checkpoint to distil from; without it nothing is, whatever the params say")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
-    parser.add_argument("--metrics", type=Path, required=True, help="json to write")
-    parser.add_argument("--curve", type=Path, required=True, help="csv to write")
-    parser.add_argument("--scratch", type=Path, default=Path(".scratch/finetune"), help="where an interrupted run is resumed from")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     settings = params.read(args.params, Params, "finetune")
     evaluation = params.read(args.params, EvaluateParams, "evaluate")
     runtime = params.read(args.params, params.Runtime, "runtime")
@@ -85,6 +71,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     resuming.discard(args.scratch)
     for line in recipe.warnings(result.curve):
         print(f"warning: {line}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="the pruned checkpoint")
+    parser.add_argument("--train", type=Path, required=True, help="parquet of training text")
+    parser.add_argument("--validation", type=Path, required=True, help="parquet of validation text")
+    parser.add_argument(
+        "--parent", type=Path, required=True, help="metrics of the parent; recovery is to its validation_bits_per_byte"
+    )
+    parser.add_argument("--questions", type=Path, help="jsonl of questions; those of split validation are watched, too")
+    parser.add_argument("--teacher", type=Path, help="checkpoint to distil from; without it nothing is, whatever the params say")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("--metrics", type=Path, required=True, help="json to write")
+    parser.add_argument("--curve", type=Path, required=True, help="csv to write")
+    parser.add_argument("--scratch", type=Path, default=Path(".scratch/finetune"), help="where an interrupted run is resumed from")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    return parser
 
 
 if __name__ == "__main__":

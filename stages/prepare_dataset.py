@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the four parquet files, mcq.jsonl, keep_terms.json")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file for counts, sizes and the leak check")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     args = parser.parse_args(argv)
     settings = params.read(args.params, Params, "dataset")
 

@@ -30,16 +30,7 @@ class Params:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage with the flags of dvc.yaml."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder to start from")
-    parser.add_argument("--counts", type=Path, required=True, help="what count_tokens wrote")
-    parser.add_argument("--keep-terms", type=Path, help="terms whose tokens stay, a json list; without it, none")
-    parser.add_argument("--test", type=Path, help="test text, parquet, only to warn of its words whose tokens go")
-    parser.add_argument("--plan", type=Path, help="what plan_budget wrote; without it, embedding_threshold holds")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     threshold = params.read(args.params, Params, None, top_level=("embedding_threshold",)).embedding_threshold
 
     from minigpts import artifacts, checkpoint
@@ -95,6 +86,19 @@ def _index_map(tokens: Sequence[str | None], count: NDArray[np.int64], reasons: 
         "new_id": [new_ids.get(old, -1) for old in ids],
         "reason": [reasons.get(old) for old in ids],
     }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder to start from")
+    parser.add_argument("--counts", type=Path, required=True, help="what count_tokens wrote")
+    parser.add_argument("--keep-terms", type=Path, help="terms whose tokens stay, a json list; without it, none")
+    parser.add_argument("--test", type=Path, help="test text, parquet, only to warn of its words whose tokens go")
+    parser.add_argument("--plan", type=Path, help="what plan_budget wrote; without it, embedding_threshold holds")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    return parser
 
 
 if __name__ == "__main__":

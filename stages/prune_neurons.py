@@ -55,16 +55,7 @@ class Quiet:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load the statistics and the model, score, plan, shrink, refit, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="the parent's checkpoint folder")
-    parser.add_argument("--stats", type=Path, required=True, help="what profile_activations wrote")
-    parser.add_argument("--text", type=Path, required=True, help="calibration text for the refit, parquet")
-    parser.add_argument("--plan", type=Path, help="what plan_budget wrote; without it, threshold, heads and layers hold")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--metrics", type=Path, required=True, help="metrics to write, json")
-    parser.add_argument("--widths", type=Path, required=True, help="layer widths to write, csv")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     settings = params.read(arguments.params, Params, "prune_neurons")
     threshold = params.read(arguments.params, Quiet, None, top_level=("threshold",)).threshold
     runtime = params.read(arguments.params, params.Runtime, "runtime")
@@ -98,6 +89,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     pruned = checkpoint.StoredWeights(arguments.out)
     artifacts.write_json(arguments.metrics, shrink.metrics(cut, parent.stored, pruned, parent.spec, marked))
     artifacts.write_csv(arguments.widths, shrink.layer_widths(cut))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="the parent's checkpoint folder")
+    parser.add_argument("--stats", type=Path, required=True, help="what profile_activations wrote")
+    parser.add_argument("--text", type=Path, required=True, help="calibration text for the refit, parquet")
+    parser.add_argument("--plan", type=Path, help="what plan_budget wrote; without it, threshold, heads and layers hold")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--metrics", type=Path, required=True, help="metrics to write, json")
+    parser.add_argument("--widths", type=Path, required=True, help="layer widths to write, csv")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    return parser
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--summary", type=Path, required=True, help="summary.json to write")
     parser.add_argument("--figures", type=Path, required=True, help="folder to write the PNG figures in")
     parser.add_argument("--page", type=Path, required=True, help="HTML page to write")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     args = parser.parse_args(argv)
     values = params.read(args.params, Params, "report", top_level=("threshold", "embedding_threshold"))
 

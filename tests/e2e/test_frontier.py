@@ -9,6 +9,7 @@ import re
 import pytest
 
 from benchmarks import frontier
+from minigpts.errors import UserError
 from tests.e2e.project import ran
 from tests.e2e.stand_in import StandIn
 
@@ -51,6 +52,10 @@ def test_frontier(project, monkeypatch, capsys):
     before = out.read_bytes()
     frontier.main(["--sizes", "0.5", "--collect", "--out", str(out)])
     assert out.read_bytes() == before
+    with monkeypatch.context() as patched:
+        patched.setattr(frontier.experiments, "status", lambda: {"frontier-medical-500": "Running"})
+        with pytest.raises(UserError, match="first `dvc queue kill frontier-medical-500`"):
+            frontier.main(["--sizes", "0.5", "--out", str(out)])
 
     logs = {name: project.dvc("queue", "logs", f"frontier-medical-{name}") for name in ("250", "500")}
     assert sorted(sum(stage in TUNED_PARENT for stage in ran(log)) for log in logs.values()) == [0, 2]
