@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
-import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PrinterCallback
 
-from benchmarks import criteria_results, peers
+from benchmarks import criteria_results, origin, peers
 from minigpts import artifacts, checkpoint, params
 from minigpts.architectures.registry import spec_for
 from minigpts.budget.damage import in_memory
@@ -173,36 +171,16 @@ class Bench:
             trainer.train()
 
     def origin(self, tuned: bool) -> dict[str, str]:
-        """What rows of this bench are of, a short sha256 by what it is of; ``tuned``: and what they are tuned on, and how."""
-        weights = hashlib.sha256()
-        for path in sorted(self.folder.glob("*.safetensors")):
-            weights.update(path.read_bytes())
-        sequence_length = self.settings.pruning.sequence_length
+        """What rows of this bench are of, a digest by what it is of; ``tuned``: and what they are tuned on, and how."""
         found = {
-            "model": weights.hexdigest()[:16],
-            "calibration text": _digest([self.calibration, self.calibration_tokens, sequence_length]),
-            "test text": _digest([self.test, self.settings.evaluating.sequence_length]),
+            "model": origin.of_files(sorted(self.folder.glob("*.safetensors"))),
+            "calibration text": origin.of([self.calibration, self.calibration_tokens, self.settings.pruning.sequence_length]),
+            "test text": origin.of([self.test, self.settings.evaluating.sequence_length]),
         }
         if tuned:
-            found["training text"] = _digest(self.train)
-            found["recipe"] = _digest({**asdict(self.settings.recipe), "max_tokens": None, "seed": None})  # which each row says
+            found["training text"] = origin.of(self.train)
+            found["recipe"] = origin.of({**asdict(self.settings.recipe), "max_tokens": None, "seed": None})  # which each row says
         return found
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def require_same(out: Path, origin: Mapping[str, str]) -> None:
-    """Keep what the rows are of beside the CSV. Raises UserError where those that are there are of something else."""
-    path = out.with_suffix(".json")
-    if out.exists() and not path.exists():
-        raise UserError(f"{out}: without {path.name} beside it nobody knows what its rows are of; give another --out")
-    known = artifacts.read_json(path) if path.exists() else {}
-    for name, value in origin.items():
-        if known.get(name, value) != value:
-            raise UserError(f"{out}: its rows are of another {name}; give another --out")
-    artifacts.write_json(path, {**known, **origin})
 
 
 def drawn(tokenizer: Any, texts: Sequence[str], seed: int, max_tokens: int) -> list[str]:
@@ -299,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         peers.require()
     settings = Settings.read(arguments.params)
     bench = Bench(arguments, settings)
-    require_same(arguments.out, bench.origin(arguments.tuned_tokens > 0))
+    origin.require_same(arguments.out, bench.origin(arguments.tuned_tokens > 0))
     run(bench, arguments)
     settle(arguments.out)
     lines = read(arguments.out)

@@ -97,9 +97,9 @@ def picture(points: Sequence[Point], data: str) -> Picture:
         return values
 
     def draw(axes: Axes, theme: Theme) -> None:
-        rows = axes.figure.add_gridspec(2, 1, height_ratios=(3, 2))  # type: ignore[union-attr]
         answered = "acc" in first["base"]
         if answered:
+            rows = axes.figure.add_gridspec(2, 1, height_ratios=(3, 2))  # type: ignore[union-attr]
             axes.set_subplotspec(rows[0])
             axes.tick_params(labelbottom=False)
         for x, y, point in zip(percent, panel(axes, theme, "bits_per_byte", 1), points, strict=True):

@@ -25,6 +25,14 @@ def project(tmp_path_factory) -> StandIn:
     return project
 
 
+def test_without_questions_there_is_a_row_and_a_picture():
+    scored = {"perplexity": 9.0, "bits_per_byte": 0.9, "checkpoint_bytes": 10**8}
+    stems = {name: scored for name in ("base", "finetuned", "tuned_parent")}
+    point = frontier.Point({**stems, "summary": {"size_reduction": 0.4, "bytes_reduction": 0.4}, "finetune": {"tokens": 5120}})
+    assert point.row("law")["acc"] is None
+    assert frontier.picture([point], "law").png().startswith(b"\x89PNG")
+
+
 def test_frontier(project, monkeypatch, capsys):
     """One size fails, the others are collected; damage is measured, and the parent tuned, once; other rows stay."""
     assert not set(TUNED_PARENT) & set(ran(project.first))
