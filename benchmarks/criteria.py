@@ -145,8 +145,8 @@ class Bench:
         widths = kept_widths(self.statistics, self.config.num_hidden_layers, row.ratio, allocation)
         request = shrink.Request(criterion, row.seed, allocation, multiple_of=1, widths=widths)
         refit: Any = row.refit
-        recovery = shrink.Recovery(refit, self.texts, self.settings.pruning.sequence_length, self.settings.runtime)
-        config, tensors = shrink.child(parent, shrink.plan_cut(parent, request), recovery)
+        calibration = shrink.Calibration(refit, self.texts, self.settings.pruning.sequence_length, self.settings.runtime)
+        config, tensors = shrink.child(parent, shrink.plan_cut(parent, request), calibration)
         return in_memory(config, tensors).to(self.device)
 
     def perplexity(self, model: PreTrainedModel) -> float:

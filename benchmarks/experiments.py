@@ -59,8 +59,8 @@ def queue(wanted: Mapping[str, Sequence[str]], targets: Sequence[str]) -> None:
             raise UserError(f"{name} is running, or was when the machine stopped; first `dvc queue kill {name}`, or wait for it")
     for name, settings in wanted.items():
         if commit_of(name):
-            dvc("exp", "remove", name)
-        if name in statuses:
+            dvc("exp", "remove", name)  # a finished one leaves the queue's list with it
+        if name in statuses and name in status():
             dvc("queue", "remove", name)
         dvc("exp", "run", "--queue", "--name", name, *(word for value in settings for word in ("-S", value)), *targets)
 

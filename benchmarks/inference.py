@@ -17,6 +17,7 @@ from statistics import median
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.device import DEVICE, wait
 from benchmarks.table import Row, print_rows
 from minigpts import checkpoint
 from minigpts.architectures.registry import spec_for
@@ -26,7 +27,7 @@ Timed = Callable[[PreTrainedModel], float]  # seconds
 
 def rows(parent: Path, child: Path, prompt_tokens: int = 256, new_tokens: int = 16, repeats: int = 9) -> list[Row]:
     """Prefill of a prompt, and decoding after it with the KV cache: the child's speed over the parent's."""
-    models = [checkpoint.load_model(directory, torch.float32) for directory in (parent, child)]
+    models = [checkpoint.load_model(directory, torch.float32).to(DEVICE) for directory in (parent, child)]
 
     def prefill(model: PreTrainedModel) -> float:
         return _prefill(model, prompt_tokens)[0]
@@ -43,7 +44,7 @@ def rows(parent: Path, child: Path, prompt_tokens: int = 256, new_tokens: int = 
 
 def decoding_speedup(parent: Path, child: Path, prompt_tokens: int = 64, new_tokens: int = 16, repeats: int = 5) -> float:
     """Tokens/s of the child's greedy decoding over the parent's."""
-    models = [checkpoint.load_model(directory, torch.float32) for directory in (parent, child)]
+    models = [checkpoint.load_model(directory, torch.float32).to(DEVICE) for directory in (parent, child)]
     return _speedup(lambda model: _decode(model, prompt_tokens, new_tokens), models, repeats)
 
 
@@ -78,9 +79,10 @@ def flops(model: PreTrainedModel, positions: range, num_logits: int) -> int:
 @torch.inference_mode()
 def _prefill(model: PreTrainedModel, prompt_tokens: int) -> tuple[float, object]:
     """Seconds to read a prompt as ``generate`` does, with the logits of its last token only; and the KV cache."""
-    prompt = torch.arange(prompt_tokens)[None] % model.config.vocab_size
+    prompt = torch.arange(prompt_tokens, device=DEVICE)[None] % model.config.vocab_size
     start = time.perf_counter()
     cache = model(prompt, use_cache=True, logits_to_keep=1).past_key_values
+    wait()
     return time.perf_counter() - start, cache
 
 
@@ -88,11 +90,12 @@ def _prefill(model: PreTrainedModel, prompt_tokens: int) -> tuple[float, object]
 def _decode(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> float:
     """Seconds a token, the median over greedy decoding after an untimed prompt."""
     cache = _prefill(model, prompt_tokens)[1]
-    token = torch.zeros(1, 1, dtype=torch.long)
+    token = torch.zeros(1, 1, dtype=torch.long, device=DEVICE)
     seconds = []
     for _ in range(new_tokens):
         start = time.perf_counter()
         token = model(token, past_key_values=cache, use_cache=True).logits[:, -1].argmax(-1, keepdim=True)
+        wait()
         seconds.append(time.perf_counter() - start)
     return median(seconds)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.device import DEVICE, wait
 from benchmarks.table import Row, print_rows
 from minigpts import artifacts, checkpoint
 from minigpts.architectures.registry import spec_for
@@ -26,11 +27,11 @@ SEQUENCE_LENGTH, BATCH_ROWS = 512, 4
 
 def rows(directory: Path, text: Path, repeats: int = 15, gradient_repeats: int = 5) -> list[Row]:
     """Medians of the ratios of pairs, bare and measured passes alternating on the same batch."""
-    model = checkpoint.load_model(directory, torch.float32)
+    model = checkpoint.load_model(directory, torch.float32).to(DEVICE)
     spec = spec_for(model.config.model_type)
     tokenizer, texts = checkpoint.load_fast_tokenizer(directory), artifacts.read_table(text, ["text"])["text"]
     tokens = packing.pack_texts(tokenizer, model.config, texts, SEQUENCE_LENGTH, SEQUENCE_LENGTH * BATCH_ROWS)
-    batch = torch.from_numpy(tokens)
+    batch = torch.from_numpy(tokens).to(DEVICE)
     decoder = model.get_submodule(spec.decoder)
 
     @torch.inference_mode()
@@ -56,6 +57,7 @@ def median_ratio(first: Callable[[], object], second: Callable[[], object], repe
     def seconds(run: Callable[[], object]) -> float:
         start = time.perf_counter()
         run()
+        wait()
         return time.perf_counter() - start
 
     seconds(first), seconds(second)

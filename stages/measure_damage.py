@@ -70,9 +70,9 @@ def bench_and_request(
     vocabulary = VocabularyChoice.of(arguments.model, parent.config, arguments.counts, arguments.keep_terms)
     texts = artifacts.read_table(arguments.text, ["text"])["text"]
     fitted_on, measured_on = split(vocabulary.tokenizer, texts, damage.tokens)
-    recovery = shrink.Recovery(cutting.refit, fitted_on, cutting.sequence_length, runtime)
+    calibration = shrink.Calibration(cutting.refit, fitted_on, cutting.sequence_length, runtime)
     request = shrink.Request(cutting.criterion, cutting.seed, cutting.allocation, cutting.multiple_of)
-    return Bench(parent, vocabulary, recovery, measured_on), request
+    return Bench(parent, vocabulary, calibration, measured_on), request
 
 
 if __name__ == "__main__":

@@ -81,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     marked = shrink.linear_marks(parent.statistics, settings.linear_threshold)
     cut = shrink.plan_cut(parent, request, marked)
     texts = artifacts.read_table(arguments.text, ["text"])["text"] if settings.refit == "least_squares" else []
-    recovery = shrink.Recovery(settings.refit, texts, settings.sequence_length, runtime)
-    config, tensors = shrink.child(parent, cut, recovery, marked)
+    calibration = shrink.Calibration(settings.refit, texts, settings.sequence_length, runtime)
+    config, tensors = shrink.child(parent, cut, calibration, marked)
     with checkpoint.saving(arguments.out, config, tensors, companions=arguments.model) as folder:
         for name, columns in shrink.index_maps(cut).items():
             artifacts.write_table(folder / f"{name}.parquet", columns)

@@ -71,3 +71,7 @@ def test_frontier(project, monkeypatch, capsys):
     lock = project.git("show", f"{project.experiment('frontier-medical-500')}:benchmarks/dvc.lock")
     assert len(re.findall(r"path: data/checkpoints/tuned_parent$", lock, re.MULTILINE)) == 2  # an out, and a dep
     assert json.loads((project.folder / "metrics/finetuned.json").read_text())["size_reduction"] == 0  # the workspace is left alone
+
+    again = {f"frontier-medical-{name}": ["budget.target_size_reduction=0.5"] for name in ("500", "950")}  # finished, and failed
+    frontier.experiments.queue(again, ["dvc.yaml"])
+    assert {name: frontier.experiments.status()[name] for name in again} == dict.fromkeys(again, "Queued")

@@ -39,12 +39,12 @@ class Bench:
 
     parent: shrink.Parent
     vocabulary: VocabularyChoice
-    recovery: shrink.Recovery  # with the texts to fit on
+    calibration: shrink.Calibration  # with the texts to fit on
     held_back: Sequence[str]  # the texts to measure on
 
     @property
     def _all_texts(self) -> Sequence[str]:
-        return [*self.recovery.texts, *self.held_back]
+        return [*self.calibration.texts, *self.held_back]
 
     @cached_property
     def parent_bits_per_byte(self) -> float:
@@ -67,7 +67,7 @@ class Bench:
         config = copy.deepcopy(self.parent.config)
         tensors: checkpoint.NamedTensors = self.parent.stored.entries.items()
         if request is not None:
-            config, tensors = shrink.child(self.parent, shrink.plan_cut(self.parent, request), self.recovery)
+            config, tensors = shrink.child(self.parent, shrink.plan_cut(self.parent, request), self.calibration)
         tokenizer = self.vocabulary.tokenizer
         if num_counted is not None:
             kept = list(self.vocabulary.most_frequent(num_counted))
@@ -77,12 +77,12 @@ class Bench:
         return self._score(in_memory(config, tensors), tokenizer, texts)
 
     def _score(self, model: PreTrainedModel, tokenizer: Tokenizer, texts: Sequence[str]) -> float:
-        runtime = self.recovery.runtime
+        runtime = self.calibration.runtime
         result = language_modeling.score(
             model.to(device(runtime)),
             tokenizer,
             texts,
-            sequence_length=self.recovery.sequence_length,
+            sequence_length=self.calibration.sequence_length,
             batch_tokens=runtime.batch_tokens,
         )
         if not np.isfinite(result.nats):

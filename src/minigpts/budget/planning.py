@@ -98,7 +98,7 @@ def _space(bench: Bench, request: shrink.Request) -> Space:
     parent = bench.parent
     config, spec, num_layers = parent.config, parent.spec, parent.config.num_hidden_layers
     shapes = parent.stored.shapes
-    if bench.recovery.refit == "bias" and spec.mlp_bias_field is not None:
+    if bench.calibration.refit == "bias" and spec.mlp_bias_field is not None:
         biased = copy.deepcopy(config)
         setattr(biased, spec.mlp_bias_field, True)
         shapes = checkpoint.stored_shapes(biased)

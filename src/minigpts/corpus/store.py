@@ -53,8 +53,10 @@ class Store:
         import pyarrow.compute
         import pyarrow.parquet
 
-        table = pyarrow.parquet.read_table(self.path, columns=[column])
-        encoded = table.column(0).dictionary_encode().unify_dictionaries().combine_chunks()
+        values = pyarrow.parquet.read_table(self.path, columns=[column]).column(0)
+        # One array first, of offsets that no number of documents overflows: a dictionary for each chunk, and then of all, takes
+        # memory and time by the square of the documents.
+        encoded = values.cast(pyarrow.large_string()).combine_chunks().dictionary_encode()
         order = pyarrow.compute.sort_indices(encoded.dictionary)
         places = np.empty(len(order), dtype=np.int64)
         places[order.to_numpy()] = np.arange(len(order))

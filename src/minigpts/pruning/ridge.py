@@ -20,6 +20,7 @@ RIDGE = 1e-1  # where there is too little text to hold any back
 HELD_BACK_EVERY = 8  # the eighth sequence, the sixteenth, … are held back, …
 HELD_BACK_TOKENS = 4096  # … up to this many tokens, which are kept as they are
 
+BLOCK_ROWS = 64  # of the right-hand sides, made at a time
 BLOCK_COLUMNS = 1024  # of the activations, multiplied at a time: the fp32 product of all would be half a Gram matrix more
 
 
@@ -97,16 +98,20 @@ class Sums:
         gram, diagonal = self.gram, self.gram.diagonal().clone()
         strengths = ridge * diagonal + torch.finfo(gram.dtype).tiny ** 0.5
         right = self.cross if last else self.cross.clone()
-        for row, prior in zip(right, self.prior, strict=True):  # a row at a time: in fp64 the prior is as large as the sums
-            row.addcmul_(prior.double(), strengths)
+        for rows, prior in zip(right.split(BLOCK_ROWS), self.prior.split(BLOCK_ROWS), strict=True):
+            rows.addcmul_(prior.double(), strengths)  # in parts: in fp64 the whole prior is as large as the sums
         gram.diagonal().add_(strengths)
-        # SciPy factors and solves in place (of column-major arrays, which the transposes are); torch would copy both. What it
-        # overwrites is one triangle: the other one restores it.
-        factor = cho_factor(gram.cpu().numpy().T, lower=True, overwrite_a=True, check_finite=False)
-        solution = torch.from_numpy(cho_solve(factor, right.cpu().numpy().T, overwrite_b=True, check_finite=False).T)
-        if not last:
-            self._restore(diagonal)
-        return solution.to(gram.device)
+        if gram.device.type == "cpu":
+            # SciPy factors and solves in place (of column-major arrays, which the transposes are); torch would copy both. What
+            # it overwrites is one triangle: the other one restores it.
+            factor = cho_factor(gram.numpy().T, lower=True, overwrite_a=True, check_finite=False)
+            solution = torch.from_numpy(cho_solve(factor, right.numpy().T, overwrite_b=True, check_finite=False).T)
+            if not last:
+                self._restore(diagonal)
+        else:
+            solution = torch.cholesky_solve(right.T, torch.linalg.cholesky(gram)).T
+            gram.diagonal().copy_(diagonal)
+        return solution
 
     def _restore(self, diagonal: Tensor) -> None:
         for start in range(0, len(self.gram), BLOCK_COLUMNS):

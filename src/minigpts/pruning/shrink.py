@@ -72,7 +72,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Recovery:
+class Calibration:
     """How what stays makes up for what goes."""
 
     refit: Literal["none", "bias", "least_squares"]
@@ -113,13 +113,13 @@ def plan_cut(parent: Parent, request: Request, marked: Mapping[str, linear.Linea
 
 
 def child(
-    parent: Parent, cut: Cut, recovery: Recovery, marked: Mapping[str, linear.LinearMarks] | None = None
+    parent: Parent, cut: Cut, calibration: Calibration, marked: Mapping[str, linear.LinearMarks] | None = None
 ) -> tuple[PreTrainedConfig, checkpoint.NamedTensors]:
     """The child's config, and its tensors as they come, the output projections having made up for what went."""
     stored, spec = parent.stored, parent.spec
-    config = shrunk_config(parent.config, spec, cut, with_biases=recovery.refit == "bias")
-    refitted = refitted_weights(parent, config, cut, recovery) if recovery.refit == "least_squares" else None
-    means_from = parent.statistics if recovery.refit == "bias" else None
+    config = shrunk_config(parent.config, spec, cut, with_biases=calibration.refit == "bias")
+    refitted = refitted_weights(parent, config, cut, calibration) if calibration.refit == "least_squares" else None
+    means_from = parent.statistics if calibration.refit == "bias" else None
     return config, sliced(stored, spec, cut, marked=marked, means_from=means_from, refitted=refitted)
 
 
@@ -174,13 +174,13 @@ def sliced(
             yield spec.layer(position, name), stored.entries[spec.layer(layer.index, name)] if untouched else tensor
 
 
-def refitted_weights(parent: Parent, child: PreTrainedConfig, cut: Cut, recovery: Recovery) -> Iterator[dict[str, Tensor]]:
+def refitted_weights(parent: Parent, child: PreTrainedConfig, cut: Cut, calibration: Calibration) -> Iterator[dict[str, Tensor]]:
     """The weights of the child's output projections, layer by layer, refitted on the calibration text."""
-    where, length = device(recovery.runtime), recovery.sequence_length
+    where, length = device(calibration.runtime), calibration.sequence_length
     packing.require_positions(parent.config, length, "prune_neurons.sequence_length")
-    packed = packing.pack_texts(checkpoint.load_fast_tokenizer(parent.folder), parent.config, recovery.texts, length)
+    packed = packing.pack_texts(checkpoint.load_fast_tokenizer(parent.folder), parent.config, calibration.texts, length)
     tokens = torch.from_numpy(packed).to(where)
-    rows = max(recovery.runtime.batch_tokens // length, 1)
+    rows = max(calibration.runtime.batch_tokens // length, 1)
     return refit.least_squares(parent.stored, parent.config, child, parent.spec, cut.layers, cut.attention, tokens, rows)
 
 

@@ -263,6 +263,7 @@ def test_a_parent_without_its_figure_is_refused(tmp_path):
         _run(folder)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL takes one process a GPU, and bf16 rounds each batch by its shape")
 def test_two_processes_take_the_steps_of_one(tmp_path):
     _, alone = _run(_prepare(tmp_path / "alone"))
     folder = _prepare(tmp_path / "shared")

@@ -1,0 +1,13 @@
+"""Where ratios of the model's own work are taken: on the GPU where there is one, as the pipeline does."""
+
+from __future__ import annotations
+
+import torch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def wait() -> None:
+    """Until the device has done all it was given, so that a clock that is read next counts it."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
