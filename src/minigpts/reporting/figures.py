@@ -155,14 +155,14 @@ def recovery(
     def draw(axes: Axes, theme: Theme) -> None:
         thousands = np.asarray(tokens) / 1000
         axes.plot(thousands, bits_per_byte, color=theme.child, marker="o", markersize=4.5, label="child")
-        axes.axhline(parent_bits_per_byte, color=theme.parent, linestyle="--", label=f"parent: {parent_bits_per_byte:.3f}")
+        axes.axhline(parent_bits_per_byte, color=theme.parent, linestyle="--", label="parent")
         if recovered_at_tokens is not None and recovered_at_tokens in tokens:
             point = list(tokens).index(recovered_at_tokens)
             where = (thousands[point], bits_per_byte[point])
             axes.plot(*where, "*", color=theme.cut, markersize=14, label=f"recovered at {recovered_at_tokens / 1000:,.0f}k tokens")
         axes.set_ylabel("bits per byte")
         axes.margins(y=0.12)
-        axes.legend(loc="best")
+        axes.figure.legend(loc="outside lower center", ncols=3)  # on no line, wherever they go
         lowest = axes
         if acc_norm:
             rows = axes.figure.add_gridspec(2, 1, height_ratios=(3, 2))  # type: ignore[union-attr]
@@ -171,8 +171,7 @@ def recovery(
             lowest = axes.figure.add_subplot(rows[1], sharex=axes)
             lowest.plot(thousands, np.multiply(acc_norm, 100), color=theme.child, marker="o", markersize=4.5)
             if parent_acc_norm is not None:
-                lowest.axhline(parent_acc_norm * 100, color=theme.parent, linestyle="--", label=f"parent: {parent_acc_norm:.0%}")
-                lowest.legend(loc="best")
+                lowest.axhline(parent_acc_norm * 100, color=theme.parent, linestyle="--")
             lowest.set_ylabel("answers (%)")
             lowest.margins(y=0.2)
         lowest.set_xlabel("tokens of fine-tuning (thousands)")
