@@ -183,7 +183,7 @@ def calibration(rows: Sequence[Mapping[str, Any]]) -> Picture:
     def draw(axes: Axes, theme: Theme) -> None:
         panels = _panels(axes, len(ratios))
         for panel, (refit, values) in zip(panels, ratios.items(), strict=True):
-            _heat_map(panel, theme, names, values, "{:.2f}", best_is_low=True)
+            _heat_map(panel, theme, names, values, "{:.3g}", best_is_low=True, logarithmic=True)
             panel.set_xlabel("no refit" if refit == "none" else "with the refit", fontsize=8)
         panels[0].set_ylabel("calibrated on", fontsize=8)
 
@@ -219,15 +219,16 @@ def _heat_map(
     form: str,
     limits: tuple[float, float] | None = None,
     best_is_low: bool = False,
+    logarithmic: bool = False,
 ) -> None:
     """A square matrix with its numbers, (rows, columns), lighter where it is better; nothing stands where there is none."""
     from matplotlib import colormaps
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import LogNorm, Normalize
 
     known = values[np.isfinite(values)]
     low, high = limits or ((float(known.min()), float(known.max())) if known.size else (0.0, 1.0))
     scale = colormaps["cividis_r" if best_is_low else "cividis"]
-    normalize = Normalize(low, high if high > low else low + 1)
+    normalize = (LogNorm if logarithmic else Normalize)(low, high if high > low else low + 1)
     axes.imshow(np.ma.masked_invalid(values), cmap=scale, norm=normalize)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
