@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from minigpts.params import Runtime
+from minigpts.runtime import device
+
+DEVICE = device(Runtime(batch_tokens=1, num_threads=None))
 
 
 def wait() -> None:
