@@ -148,10 +148,10 @@ def children_everywhere(rows: Sequence[Mapping[str, Any]]) -> Picture:
     def draw(axes: Axes, theme: Theme) -> None:
         left, right = _panels(axes, 2)
         _heat_map(left, theme, names, ratio, "{:.2f}", best_is_low=True)
-        left.set_xlabel("bits per byte, × parent's", fontsize=8)
+        left.set_xlabel("tested on\n(bits per byte, × parent's)", fontsize=8)
         left.set_ylabel("child for", fontsize=8)
         _heat_map(right, theme, names, points, "{:+.0f}")
-        right.set_xlabel("answers, points over parent's", fontsize=8)
+        right.set_xlabel("tested on\n(answers, points over parent's)", fontsize=8)
 
     words = "; ".join(
         f"for {name} × {ratio[index, index]:.2f} on its own text, × {np.delete(ratio[index], index).min():.2f} to"
@@ -184,7 +184,7 @@ def calibration(rows: Sequence[Mapping[str, Any]]) -> Picture:
         panels = _panels(axes, len(ratios))
         for panel, (refit, values) in zip(panels, ratios.items(), strict=True):
             _heat_map(panel, theme, names, values, "{:.3g}", best_is_low=True, logarithmic=True)
-            panel.set_xlabel("no refit" if refit == "none" else "with the refit", fontsize=8)
+            panel.set_xlabel(f"tested on\n({'no' if refit == 'none' else 'with the'} refit)", fontsize=8)
         panels[0].set_ylabel("calibrated on", fontsize=8)
 
     worst = {refit: values[~np.eye(len(names), dtype=bool)] for refit, values in ratios.items()}
@@ -204,8 +204,9 @@ def calibration(rows: Sequence[Mapping[str, Any]]) -> Picture:
 
 
 def _panels(axes: Axes, number: int) -> list[Axes]:
-    """That many pairs of axes side by side, below the title of ``axes``."""
+    """That many pairs of axes side by side, below the title of ``axes``; the figure ends where two square ones and their names do."""
     axes.set_axis_off()
+    axes.figure.set_figheight(0.82 * axes.figure.get_figheight())  # type: ignore[union-attr]
     grid = axes.figure.add_gridspec(1, number)  # type: ignore[union-attr]
     axes.set_subplotspec(grid[0, :])
     return [axes.figure.add_subplot(grid[0, column]) for column in range(number)]
