@@ -204,7 +204,7 @@ def calibration(rows: Sequence[Mapping[str, Any]]) -> Picture:
 
 
 def _panels(axes: Axes, number: int) -> list[Axes]:
-    """That many pairs of axes side by side, below the title of ``axes``; the figure ends where two square ones and their names do."""
+    """That many pairs of axes side by side, below the title of ``axes``; the figure ends where square ones do."""
     axes.set_axis_off()
     axes.figure.set_figheight(0.82 * axes.figure.get_figheight())  # type: ignore[union-attr]
     grid = axes.figure.add_gridspec(1, number)  # type: ignore[union-attr]
