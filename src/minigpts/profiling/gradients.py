@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from minigpts.architectures.spec import ArchitectureSpec
-from minigpts.profiling.recorder import BLOCK_ROWS
+from minigpts.profiling.recorder import BLOCK_ROWS, add_squares
 from minigpts.training.loss import fused_loss
 
 # A graph keeps what every layer computes, a plain forward one layer's: it is built over this part of a forward batch at a time.
@@ -45,10 +45,12 @@ class TaylorSums:
 
     def update(self, gradients: Tensor, values: Tensor) -> None:
         """Add a batch, (..., features) each."""
-        blocks = (tensor.reshape(-1, tensor.shape[-1]).float().split(BLOCK_ROWS) for tensor in (gradients, values))
-        for gradient, value in zip(*blocks, strict=True):
+        rows = [tensor.reshape(-1, tensor.shape[-1]).float() for tensor in (gradients, values)]
+        # On a CPU in blocks that stay in the cache, on a GPU at once, as the recorder adds up.
+        blocks = [rows] if gradients.is_cuda else zip(*(tensor.split(BLOCK_ROWS) for tensor in rows), strict=True)
+        for gradient, value in blocks:
             change = (gradient * value).view(len(value), self.accumulator.shape[1], -1).sum(2)  # nats, (rows, num_units)
-            self.accumulator[: len(change)].addcmul_(change, change)
+            add_squares(self.accumulator, change)
 
     def statistics(self) -> Tensor:
         """The sums, float64 (num_units,), on the CPU."""

@@ -16,6 +16,7 @@ Calibration text is packed, so there is no padding that could count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -27,9 +28,19 @@ from transformers.pytorch_utils import Conv1D
 
 from minigpts.architectures.spec import ArchitectureSpec
 
-# A batch is added up in blocks of this many rows, element by element, into accumulators of the same shape, which stay in the
-# cache and are reduced once, at the end. Reducing every batch over its rows costs half as much again.
+# On a CPU a batch is added up in blocks of this many rows, element by element, into accumulators of the same shape, which stay
+# in the cache and are reduced once, at the end. Reducing every batch over its rows costs half as much again. On a GPU, where
+# what counts is how many kernels are launched, a batch is reduced at once, into the accumulators' first row.
 BLOCK_ROWS = 64
+
+
+def add_squares(accumulator: Tensor, rows: Tensor) -> None:
+    """Add the squares of ``rows`` (tokens, units) to ``accumulator``, float32 (BLOCK_ROWS, units), whose sum over rows counts."""
+    if rows.is_cuda:
+        accumulator[0] += torch.linalg.vector_norm(rows, dim=0).square_()
+        return
+    for block in rows.split(BLOCK_ROWS):
+        accumulator[: len(block)].addcmul_(block, block)
 
 
 class NeuronSums:
@@ -46,6 +57,11 @@ class NeuronSums:
         if self.accumulators is None or self.buffer is None:
             self.accumulators = torch.zeros(4, BLOCK_ROWS, rows.shape[1], device=rows.device)
             self.buffer = torch.empty(BLOCK_ROWS, rows.shape[1], device=rows.device)
+        if rows.is_cuda:
+            norms = [torch.linalg.vector_norm(rows, order, dim=0) for order in (1, 2, math.inf)]
+            self.accumulators[:3, 0] += torch.stack([norms[0], rows.sum(0), norms[1].square_()])
+            torch.maximum(self.accumulators[3, 0], norms[2], out=self.accumulators[3, 0])
+            return
         for block in rows.split(BLOCK_ROWS):
             abs_sum, signed_sum, square_sum, abs_max = self.accumulators[:, : len(block)]
             magnitudes = torch.abs(block, out=self.buffer[: len(block)])
@@ -108,8 +124,7 @@ class Recorder:
             rows = inputs[0].reshape(-1, inputs[0].shape[-1]).float()
             if index not in self.heads:
                 self.heads[index] = torch.zeros(BLOCK_ROWS, rows.shape[1], device=rows.device)
-            for block in rows.split(BLOCK_ROWS):
-                self.heads[index][: len(block)].addcmul_(block, block)
+            add_squares(self.heads[index], rows)
 
         return hook
 
