@@ -105,7 +105,8 @@ def picture(points: Sequence[Point], data: str) -> Picture:
         for x, y, point in zip(percent, panel(axes, theme, "bits_per_byte", 1), points, strict=True):
             size = f"{point.metrics['finetuned']['checkpoint_bytes'] / 1e6:,.3g} MB"
             text = size if point.speed is None else f"{size}\n{point.speed:.2g} × speed"
-            axes.annotate(text, (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
+            behind = {"facecolor": theme.background, "edgecolor": "none", "alpha": 0.85, "pad": 1}  # keeps it clear of lines
+            axes.annotate(text, (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7, bbox=behind)
         axes.set_ylabel("bits per byte")
         axes.legend(loc="best", fontsize=7)
         lowest = axes
