@@ -4,8 +4,10 @@
 
 ``least_squares``: the MLP's output projection of each layer, and attention's where heads go, is refitted, first layer to
 last, on the inputs that the already pruned layers before it really give. Its target is the parent's own residual stream
-behind the block, so that what earlier cuts (removed heads and layers included) got wrong is made up for too. Where a norm
-stands between a projection and the stream (Gemma 2 and 3, OPT-350m), the target is what the parent's projection gives there.
+behind the block, so that what earlier cuts (removed heads included) got wrong is made up for too. Where the layers behind
+it go, it is the parent's stream behind those: the MLP in front of them writes what they would have written, as far as that
+is linear in its neurons (as ReplaceMe's linear map does, arXiv 2505.02819, but in one fit with the neurons' own). Where a
+norm stands between a projection and the stream (Gemma 2 and 3, OPT-350m), the target is what the parent's projection gives there.
 A bias that a projection has is refitted with it.
 
 In memory are the residual streams of the calibration text, of parent and child, one decoder layer, and one projection's
@@ -81,20 +83,30 @@ def least_squares(
     children = _layers_of(child, spec)
     parent_stream, calls = _first_hidden_states(parent, spec, stored, tokens, batch_rows)
     child_stream = list(parent_stream)
-    positions = {cut.index: position for position, cut in enumerate(cuts)}
     direct: dict[str, bool] = {}  # projection -> whether it writes to the stream with nothing in between
-    for index in tqdm(range(len(parents)), desc="refit", unit="layer"):
+    bar = tqdm(total=len(parents), desc="refit", unit="layer")
+
+    def advance_parent(index: int, projections: Sequence[str] = ()) -> dict[str, list[Tensor]]:
         layer_calls = [batch[index] for batch in calls]
-        name = f"{spec.layers}.{index}"
-        cut = cuts[positions[index]] if index in positions else None
-        heads_go = cut is not None and len(cut.groups) < attention.num_groups
-        projections = ([spec.attention_out] if heads_go else []) + ([spec.mlp_out] if cut is not None else [])
-        with _filled(parents[index], stored.under(name), where) as layer:
-            direct = direct or _writes_directly(layer, spec, parent_stream[0], layer_calls[0])
+        with _filled(parents[index], stored.under(f"{spec.layers}.{index}"), where) as layer:
+            direct.update(direct or _writes_directly(layer, spec, parent_stream[0], layer_calls[0]))
             goals = _advance_parent(layer, spec, projections, parent_stream, layer_calls, direct)
-        if cut is None:
-            continue
-        with _filled(children[positions[index]], slice_layer(stored.under(name), spec, cut, attention), where) as layer:
+        bar.update()
+        return goals
+
+    for index in range(cuts[0].index):  # layers that go in front of all that stay
+        advance_parent(index)
+    next_to_stay = [*(cut.index for cut in cuts[1:]), len(parents)]
+    for empty, cut, end in zip(children, cuts, next_to_stay, strict=True):
+        heads_go = len(cut.groups) < attention.num_groups
+        projections = ([spec.attention_out] if heads_go else []) + [spec.mlp_out]
+        goals = advance_parent(cut.index, projections)
+        for index in range(cut.index + 1, end):  # layers that go behind this one
+            advance_parent(index)
+        if direct[spec.mlp_out]:
+            goals[spec.mlp_out] = list(parent_stream)  # where the next layer that stays begins
+        layer_calls = [batch[cut.index] for batch in calls]
+        with _filled(empty, slice_layer(stored.under(f"{spec.layers}.{cut.index}"), spec, cut, attention), where) as layer:
             for module in projections:
                 projection = cast(nn.Linear, layer.get_submodule(module))
                 samples = _samples(layer, spec, module, child_stream, layer_calls, goals.pop(module), direct[module])
@@ -106,6 +118,7 @@ def least_squares(
                 for kind, parameter in layer.get_submodule(module).named_parameters()
             }
         yield refitted
+    bar.close()
 
 
 def _layers_of(config: PreTrainedConfig, spec: ArchitectureSpec) -> nn.ModuleList:
@@ -209,7 +222,7 @@ def _advance_parent(
     direct: Mapping[str, bool],
 ) -> dict[str, list[Tensor]]:
     """Advance the parent's stream by a layer, and give the goals of ``projections``, batch by batch: where one writes directly,
-    the stream behind it, else what it gives."""
+    the stream behind it, else what it gives. None for an MLP that writes directly: its goal need not be where the layer ends."""
     goals: dict[str, list[Tensor]] = {module: [] for module in projections}
     for batch, (args, kwargs) in enumerate(calls):
         hidden = stream[batch]
@@ -223,8 +236,6 @@ def _advance_parent(
                 if module == spec.attention_out or not direct[module]:
                     hooks.enter_context(_hooked(layer.get_submodule(module), note(module)))
             stream[batch] = layer(hidden, *args, **kwargs)
-        if spec.mlp_out in projections and direct[spec.mlp_out]:
-            goals[spec.mlp_out].append(stream[batch])  # the layer ends here
     return goals
 
 

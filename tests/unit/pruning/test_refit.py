@@ -42,16 +42,48 @@ def test_every_variant_comes_nearer_to_its_parent(variant: str, layers: tuple[in
     whole = logits(parent)
 
     def child(refitted: Sequence[dict[str, Tensor]]) -> Tensor:
-        tensors = {name: value for name, value in parent.state_dict().items() if not name.startswith(f"{family_spec.layers}.")}
-        for position, (cut, new) in enumerate(zip(cuts, refitted, strict=True)):
-            layer = slice_layer(stored.under(f"{family_spec.layers}.{cut.index}"), family_spec, cut, attention) | new
-            tensors |= {family_spec.layer(position, name): tensor for name, tensor in layer.items()}
-        return logits(filled(child_config, tensors))
+        return logits(cut_model(parent, child_config, cuts, refitted))
 
     bare = child([{}] * len(cuts))
     for rows in (1, 16):
         refitted = child(list(refit.least_squares(stored, config, child_config, family_spec, cuts, attention, TOKENS, rows)))
         assert (refitted - whole).square().mean() < 0.9 * (bare - whole).square().mean()
+
+
+def test_the_layer_in_front_takes_over_what_a_layer_that_goes_adds(tmp_path: Path):
+    """Layer 1 adds the same to every token, and goes: layer 0's bias adds it now, so that layer 2 gets what it always got."""
+    folder = tiny.write_checkpoint(tmp_path / "parent", "llama", mlp_bias=True)
+    config, family_spec = checkpoint.load_config(folder), spec_for("llama")
+    parent = checkpoint.load_model(folder, torch.float32)
+    with torch.no_grad():
+        for module in (family_spec.attention_out, family_spec.mlp_out):
+            parent.get_submodule(family_spec.layer(1, module)).weight.zero_()
+        bias = parent.get_submodule(family_spec.layer(1, family_spec.mlp_out)).bias
+        bias.copy_(torch.randn(len(bias), generator=torch.Generator().manual_seed(2)))
+    parent.save_pretrained(folder)
+    stored, attention = checkpoint.StoredWeights(folder), AttentionShape.of(config)
+    every_neuron, every_group = torch.arange(config.intermediate_size), torch.arange(attention.num_groups)
+    cuts = [LayerCut(index, every_neuron, every_group) for index in (0, 2)]
+    child_config = checkpoint.load_config(folder)
+    set_layers(child_config, family_spec, (0, 2))
+    refitted = list(refit.least_squares(stored, config, child_config, family_spec, cuts, attention, TOKENS, 4))
+    bare, repaired = (logits(cut_model(parent, child_config, cuts, new)) for new in ([{}, {}], refitted))
+    assert (repaired - logits(parent)).square().mean() < 2e-4 * (bare - logits(parent)).square().mean()
+
+
+def cut_model(
+    parent: nn.Module, child: PreTrainedConfig, cuts: Sequence[LayerCut], refitted: Sequence[Mapping[str, Tensor]]
+) -> nn.Module:
+    """The parent cut, with ``refitted`` in the place of the child's tensors, layer by layer."""
+    family_spec, attention = spec_for(child.model_type), AttentionShape.of(parent.config)
+    stored = parent.state_dict()
+    tensors = {name: value for name, value in stored.items() if not name.startswith(f"{family_spec.layers}.")}
+    for position, (cut, new) in enumerate(zip(cuts, refitted, strict=True)):
+        prefix = f"{family_spec.layers}.{cut.index}."
+        whole = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+        layer = slice_layer(whole, family_spec, cut, attention) | dict(new)
+        tensors |= {family_spec.layer(position, name): tensor for name, tensor in layer.items()}
+    return filled(child, tensors)
 
 
 @torch.inference_mode()
