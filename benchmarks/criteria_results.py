@@ -94,7 +94,7 @@ def picture(lines: Lines) -> Picture:
             axes.axhline(parent, color=theme.ink, linewidth=0.8, linestyle="-.", label="parent")
             axes.set_ylim(top=min(axes.get_ylim()[1], WORTH_SEEING * parent))
         axes.set(xlabel="MLP neurons gone (%)", ylabel="perplexity, untuned")
-        title = "solid: with refit, dashed: without, dotted: peers"
+        title = f"solid: with refit, dashed: without, dotted: peers\nnothing above {WORTH_SEEING} × the parent's is shown"
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, fontsize=7, title=title, title_fontsize=7)
 
     best = {ratio: min(entries.items(), key=lambda item: fmean(item[1].values())) for (_, ratio), entries in by_place.items()}
@@ -105,8 +105,7 @@ def picture(lines: Lines) -> Picture:
     return Picture(
         "criteria",
         "Which neurons to cut",
-        "Perplexity of the test text without any tuning, against the share of MLP neurons cut; bars span the seeds."
-        f" Nothing above {WORTH_SEEING} times the parent's is shown.",
+        "Perplexity of the test text without any tuning, against the share of MLP neurons cut; bars span the seeds.",
         f"Perplexity on a logarithmic scale over the share of MLP neurons cut, a line for each criterion. Lowest at {words}.",
         draw,
     )

@@ -44,19 +44,17 @@ def prune(model: Path, stats: Path, counts: Path, text: Path, params: Path, out:
 
 
 def without_refit(params: Path, out: Path) -> Path:
-    """The project's params with the refit off, as a file."""
+    """The project's params with the refit off and all heads kept, as a file."""
     settings = yaml.safe_load(params.read_text(encoding="utf-8"))
-    settings["prune_neurons"]["refit"] = "none"
+    settings["prune_neurons"] |= {"refit": "none", "heads": 0}
     (out / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return out / "params.yaml"
 
 
 @torch.inference_mode()
 def masked_logits(model: Path, pruned: Path, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The parent's logits with the same neurons set to zero and the same layers handing on what they get.
-
-    Restricted to the kept tokens; ``tokens`` are the parent's. With ``prune_neurons.heads`` above 0 it doesn't compare.
-    """
+    """The parent's logits with the same neurons set to zero and the same layers handing on what they get, restricted to the
+    kept tokens; ``tokens`` are the parent's."""
     parent = checkpoint.load_model(model, dtype)
     spec = spec_for(parent.config.model_type)
     neurons = artifacts.read_table(pruned / "pruned_neurons.parquet", ["layer", "kept"])

@@ -83,42 +83,41 @@ def least_squares(
     children = _layers_of(child, spec)
     parent_stream, calls = _first_hidden_states(parent, spec, stored, tokens, batch_rows)
     child_stream = list(parent_stream)
-    direct: dict[str, bool] = {}  # projection -> whether it writes to the stream with nothing in between
-    bar = tqdm(total=len(parents), desc="refit", unit="layer")
+    with _filled(parents[0], stored.under(f"{spec.layers}.0"), where) as layer:
+        direct = _writes_directly(layer, spec, parent_stream[0], calls[0][0])
 
-    def advance_parent(index: int, projections: Sequence[str] = ()) -> dict[str, list[Tensor]]:
-        layer_calls = [batch[index] for batch in calls]
+    def advance_parent(index: int, caught: Sequence[str] = ()) -> dict[str, list[Tensor]]:
         with _filled(parents[index], stored.under(f"{spec.layers}.{index}"), where) as layer:
-            direct.update(direct or _writes_directly(layer, spec, parent_stream[0], layer_calls[0]))
-            goals = _advance_parent(layer, spec, projections, parent_stream, layer_calls, direct)
+            goals = _advance_parent(layer, caught, parent_stream, [batch[index] for batch in calls], direct)
         bar.update()
         return goals
 
-    for index in range(cuts[0].index):  # layers that go in front of all that stay
-        advance_parent(index)
-    next_to_stay = [*(cut.index for cut in cuts[1:]), len(parents)]
-    for empty, cut, end in zip(children, cuts, next_to_stay, strict=True):
-        heads_go = len(cut.groups) < attention.num_groups
-        projections = ([spec.attention_out] if heads_go else []) + [spec.mlp_out]
-        goals = advance_parent(cut.index, projections)
-        for index in range(cut.index + 1, end):  # layers that go behind this one
+    with tqdm(total=len(parents), desc="refit", unit="layer") as bar:
+        for index in range(cuts[0].index):  # layers that go in front of all that stay
             advance_parent(index)
-        if direct[spec.mlp_out]:
-            goals[spec.mlp_out] = list(parent_stream)  # where the next layer that stays begins
-        layer_calls = [batch[cut.index] for batch in calls]
-        with _filled(empty, slice_layer(stored.under(f"{spec.layers}.{cut.index}"), spec, cut, attention), where) as layer:
-            for module in projections:
-                projection = cast(nn.Linear, layer.get_submodule(module))
-                samples = _samples(layer, spec, module, child_stream, layer_calls, goals.pop(module), direct[module])
-                ridge.refit_projection(projection, spec.transposed, samples)
-            _advance(layer, child_stream, layer_calls)
-            refitted = {
-                f"{module}.{kind}": parameter.to("cpu", child.dtype, copy=True)
-                for module in projections
-                for kind, parameter in layer.get_submodule(module).named_parameters()
-            }
-        yield refitted
-    bar.close()
+        next_to_stay = [*(cut.index for cut in cuts[1:]), len(parents)]
+        for empty, cut, end in zip(children, cuts, next_to_stay, strict=True):
+            heads_go = len(cut.groups) < attention.num_groups
+            projections = ([spec.attention_out] if heads_go else []) + [spec.mlp_out]
+            caught = [module for module in projections if module != spec.mlp_out or not direct[module]]
+            goals = advance_parent(cut.index, caught)
+            for index in range(cut.index + 1, end):  # layers that go behind this one
+                advance_parent(index)
+            if direct[spec.mlp_out]:
+                goals[spec.mlp_out] = list(parent_stream)  # where the next layer that stays begins
+            layer_calls = [batch[cut.index] for batch in calls]
+            with _filled(empty, slice_layer(stored.under(f"{spec.layers}.{cut.index}"), spec, cut, attention), where) as layer:
+                for module in projections:
+                    projection = cast(nn.Linear, layer.get_submodule(module))
+                    samples = _samples(layer, spec, module, child_stream, layer_calls, goals.pop(module), direct[module])
+                    ridge.refit_projection(projection, spec.transposed, samples)
+                _advance(layer, child_stream, layer_calls)
+                refitted = {
+                    f"{module}.{kind}": parameter.to("cpu", child.dtype, copy=True)
+                    for module in projections
+                    for kind, parameter in layer.get_submodule(module).named_parameters()
+                }
+            yield refitted
 
 
 def _layers_of(config: PreTrainedConfig, spec: ArchitectureSpec) -> nn.ModuleList:
@@ -214,16 +213,11 @@ def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, c
 
 
 def _advance_parent(
-    layer: nn.Module,
-    spec: ArchitectureSpec,
-    projections: Sequence[str],
-    stream: list[Tensor],
-    calls: Sequence[Call],
-    direct: Mapping[str, bool],
+    layer: nn.Module, caught: Sequence[str], stream: list[Tensor], calls: Sequence[Call], direct: Mapping[str, bool]
 ) -> dict[str, list[Tensor]]:
-    """Advance the parent's stream by a layer, and give the goals of ``projections``, batch by batch: where one writes directly,
-    the stream behind it, else what it gives. None for an MLP that writes directly: its goal need not be where the layer ends."""
-    goals: dict[str, list[Tensor]] = {module: [] for module in projections}
+    """Advance the parent's stream by a layer, and give the goals of the projections ``caught``, batch by batch: what they give,
+    and for attention's, where it writes directly, the stream it writes to besides."""
+    goals: dict[str, list[Tensor]] = {module: [] for module in caught}
     for batch, (args, kwargs) in enumerate(calls):
         hidden = stream[batch]
 
@@ -232,9 +226,8 @@ def _advance_parent(
             return lambda _, inputs, output: goals[module].append(offset + output.view_as(hidden))
 
         with ExitStack() as hooks:
-            for module in projections:
-                if module == spec.attention_out or not direct[module]:
-                    hooks.enter_context(_hooked(layer.get_submodule(module), note(module)))
+            for module in caught:
+                hooks.enter_context(_hooked(layer.get_submodule(module), note(module)))
             stream[batch] = layer(hidden, *args, **kwargs)
     return goals
 
