@@ -145,11 +145,12 @@ def _fits(sequences: int, recipe: Recipe, runtime: Runtime) -> bool:
 
 
 def has_bf16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware; where it must be emulated, bf16 is many times slower than fp32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    """Whether steps are computed in bf16: on a GPU that multiplies it in hardware.
+
+    Never on a CPU, though some multiply it: there it gains little time at these sizes, and SmolLM2's attention sink, whose
+    gradient bf16 rounds away, collapsed in a third of the runs (docs/decisions.md, 2026-11-27).
+    """
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @contextmanager
