@@ -76,6 +76,12 @@ def test_frozen_embeddings_stay_to_the_bit_and_all_else_is_tuned(tmp_path, famil
     assert {name for name, tensor in after.items() if torch.equal(tensor, before[name])} == frozen
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU steps are bf16")
+def test_a_cpu_that_multiplies_bf16_tunes_in_fp32_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True, "avx512_bf16": True})
+    assert not training_arguments(RECIPE, Runtime(4096, None), 20, tmp_path).bf16
+
+
 def test_every_epoch_is_a_new_order_of_all_sequences():
     ids = np.arange(7)[:, None, None]
     data = PackedSequences(ids, 17, seed=3)
