@@ -28,13 +28,13 @@ checks: $(READY)  ## linter and type checker
 	mypy
 
 bench: $(READY)  ## ratios side by side in one run, kept in benchmarks/results.md (minutes)
-	python -m benchmarks.run
+	python -m benchmarks.ratios.run
 
 criteria: $(READY)  ## the bake-off of pruning criteria on the prepared text, kept in data/criteria.csv (hours)
-	python -m benchmarks.criteria
+	python -m benchmarks.bakeoff.criteria
 
 frontier: $(READY)  ## quality against size as queued DVC experiments, kept in benchmarks/results (hours)
-	python -m benchmarks.frontier
+	python -m benchmarks.experiments.frontier
 
 domains: $(READY)  ## several domains as queued DVC experiments, crossed; DATA=folder for your own (hours)
-	python -m benchmarks.domains $(if $(DATA),--data $(DATA))
+	python -m benchmarks.experiments.domains $(if $(DATA),--data $(DATA))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from minigpts.model.device import device
 from minigpts.params import Runtime
-from minigpts.runtime import device
 
 DEVICE = device(Runtime(batch_tokens=1, num_threads=None))
 

@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     settings = params.read(arguments.params, Params, "budget")
     if settings.is_set:
-        from minigpts import checkpoint
         from minigpts.budget.search import Limit
+        from minigpts.model import checkpoint
 
         Limit.of(checkpoint.StoredWeights(arguments.model), settings.target_size_reduction, settings.target_megabytes)
     artifacts.write_json(arguments.out, {"budget": settings.is_set})

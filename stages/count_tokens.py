@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from tqdm import tqdm
 
-    from minigpts import artifacts, checkpoint
+    from minigpts import artifacts
+    from minigpts.model import checkpoint
     from minigpts.vocabulary.counts import count_tokens, write_counts
 
     tokenizer = checkpoint.load_fast_tokenizer(args.tokenizer.parent)

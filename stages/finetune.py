@@ -36,9 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import torch
 
-    from minigpts import checkpoint
-    from minigpts.corpus import packing
-    from minigpts.runtime import device
+    from minigpts.model import checkpoint, packing
+    from minigpts.model.device import device
     from minigpts.training import data, distillation, trainer
 
     device(runtime)

@@ -15,7 +15,7 @@ from stages.prune_neurons import Params as PruneParams
 
 if TYPE_CHECKING:
     from minigpts.budget.damage import Bench
-    from minigpts.pruning.shrink import Request
+    from minigpts.pruning.cutting import Request
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--curves", type=Path, required=True, help="the curves to write, json")
     arguments = parser.parse_args(argv)
     damage = params.read(arguments.params, Params, "damage")
-    cutting = params.read(arguments.params, PruneParams, "prune_neurons")
+    pruning = params.read(arguments.params, PruneParams, "prune_neurons")
     runtime = params.read(arguments.params, params.Runtime, "runtime")
     measured = None
     if artifacts.read_json(arguments.budget)["budget"]:
         from minigpts.budget import planning
 
-        cutting.require_plannable()
-        measured = planning.measured(*bench_and_request(arguments, damage, cutting, runtime))
+        pruning.require_plannable()
+        measured = planning.measured(*bench_and_request(arguments, damage, pruning, runtime))
     curves.write(arguments.curves, measured)
 
 
@@ -59,19 +59,19 @@ def inputs_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def bench_and_request(
-    arguments: argparse.Namespace, damage: Params, cutting: PruneParams, runtime: params.Runtime
+    arguments: argparse.Namespace, damage: Params, pruning: PruneParams, runtime: params.Runtime
 ) -> tuple[Bench, Request]:
-    """What :func:`inputs_parser`'s flags lead to, and a cut that takes nothing, by ``cutting``'s criterion and allocation."""
+    """What :func:`inputs_parser`'s flags lead to, and a cut that takes nothing, by ``pruning``'s criterion and allocation."""
     from minigpts.budget.damage import Bench, split
-    from minigpts.pruning import shrink
+    from minigpts.pruning import cutting
     from minigpts.vocabulary.choice import VocabularyChoice
 
-    parent = shrink.Parent.load(arguments.model, arguments.stats)
+    parent = cutting.Parent.load(arguments.model, arguments.stats)
     vocabulary = VocabularyChoice.of(arguments.model, parent.config, arguments.counts, arguments.keep_terms)
     texts = artifacts.read_table(arguments.text, ["text"])["text"]
     fitted_on, measured_on = split(vocabulary.tokenizer, texts, damage.tokens)
-    calibration = shrink.Calibration(cutting.refit, fitted_on, cutting.sequence_length, runtime)
-    request = shrink.Request(cutting.criterion, cutting.seed, cutting.allocation, cutting.multiple_of)
+    calibration = cutting.Calibration(pruning.refit, fitted_on, pruning.sequence_length, runtime)
+    request = cutting.Request(pruning.criterion, pruning.seed, pruning.allocation, pruning.multiple_of)
     return Bench(parent, vocabulary, calibration, measured_on), request
 
 

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     settings = params.read(arguments.params, Params, "budget")
     damage = params.read(arguments.params, DamageParams, "damage")
-    cutting = params.read(arguments.params, PruneParams, "prune_neurons")
+    pruning = params.read(arguments.params, PruneParams, "prune_neurons")
     runtime = params.read(arguments.params, params.Runtime, "runtime")
 
     planned, rows, metrics = None, NO_ROWS, {"budget": "none"}
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"{arguments.curves}: measured without a budget; run check_budget and measure_damage again")
         from minigpts.budget import planning, search, table
 
-        bench, request = bench_and_request(arguments, damage, cutting, runtime)
+        bench, request = bench_and_request(arguments, damage, pruning, runtime)
         limit = search.Limit.of(bench.parent.stored, settings.target_size_reduction, settings.target_megabytes)
         planned, rows, metrics = planning.make(bench, request, measured, limit)
         print(table.text(rows, metrics))

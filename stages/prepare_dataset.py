@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     settings = params.read(args.params, Params, "dataset")
 
-    from minigpts.corpus.glossary import read_terms
     from minigpts.corpus.prepare import Shape, prepare
+    from minigpts.corpus.readers.term_lists import read_terms
 
     shape = Shape(
         shares={name: getattr(settings, f"{name}_share") for name in ("calibration", "validation", "test")},
@@ -88,19 +88,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _corpus(settings: Params) -> Corpus:
-    from minigpts.corpus.domains import DOMAINS
-    from minigpts.sources import questions, text
+    from minigpts.corpus.domains.registry import DOMAINS
+    from minigpts.corpus.readers import question_files, text_files
 
     if settings.source is not None:
-        columns = text.Columns(settings.text_column, settings.template_text, settings.group_column)
-        corpus = text.read_corpus(Path(settings.source), columns)
+        columns = text_files.Columns(settings.text_column, settings.template_text, settings.group_column)
+        corpus = text_files.read_corpus(Path(settings.source), columns)
     elif settings.domain in DOMAINS:
         corpus = DOMAINS[settings.domain]()
     else:
         raise UserError(f"params.yaml: dataset.domain must be one of {', '.join(DOMAINS)}, got {settings.domain!r}")
     if settings.questions is not None:
         dropped: Counter[str] = Counter()
-        corpus = Corpus(corpus.documents, questions.read_questions(Path(settings.questions), dropped), corpus.sources, dropped)
+        corpus = Corpus(corpus.documents, question_files.read_questions(Path(settings.questions), dropped), corpus.sources, dropped)
     return corpus
 
 

@@ -37,12 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import torch
 
-    from minigpts import checkpoint
-    from minigpts.architectures.registry import spec_for
-    from minigpts.corpus import packing
+    from minigpts.model import checkpoint, packing
+    from minigpts.model.device import device
+    from minigpts.model.families import spec_for
     from minigpts.profiling.gradients import taylor_sums
     from minigpts.profiling.recorder import profile
-    from minigpts.runtime import device
 
     where = device(runtime)
     texts = artifacts.read_table(arguments.text, ["text"])["text"]

@@ -33,12 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     threshold = params.read(args.params, Params, None, top_level=("embedding_threshold",)).embedding_threshold
 
-    from minigpts import artifacts, checkpoint
-    from minigpts.architectures.registry import spec_for
+    from minigpts import artifacts
     from minigpts.budget import plan
-    from minigpts.pruning.embeddings import shrink_config, slice_vocabulary
+    from minigpts.model import checkpoint
+    from minigpts.model.families import spec_for
     from minigpts.vocabulary import counts, keep, terms, trim
     from minigpts.vocabulary.choice import VocabularyChoice
+    from minigpts.vocabulary.embeddings import shrink_config, slice_vocabulary
 
     config, planned = checkpoint.load_config(args.model), plan.read(args.plan)
     choice = VocabularyChoice.of(args.model, config, args.counts, args.keep_terms)

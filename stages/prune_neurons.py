@@ -60,14 +60,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     threshold = params.read(arguments.params, Quiet, None, top_level=("threshold",)).threshold
     runtime = params.read(arguments.params, params.Runtime, "runtime")
 
-    from minigpts import checkpoint
     from minigpts.budget import plan
-    from minigpts.pruning import shrink
+    from minigpts.model import checkpoint
+    from minigpts.pruning import cutting
 
     planned = plan.read(arguments.plan)
     if planned is not None:
         settings.require_plannable()
-    request = shrink.Request(
+    request = cutting.Request(
         criterion=settings.criterion,
         seed=settings.seed,
         allocation=settings.allocation,
@@ -77,18 +77,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_removed_layers=planned.num_removed_layers if planned else settings.layers,
         widths=planned.widths if planned else None,
     )
-    parent = shrink.Parent.load(arguments.model, arguments.stats)
-    marked = shrink.linear_marks(parent.statistics, settings.linear_threshold)
-    cut = shrink.plan_cut(parent, request, marked)
+    parent = cutting.Parent.load(arguments.model, arguments.stats)
+    marked = cutting.linear_marks(parent.statistics, settings.linear_threshold)
+    cut = cutting.plan_cut(parent, request, marked)
     texts = artifacts.read_table(arguments.text, ["text"])["text"] if settings.refit == "least_squares" else []
-    calibration = shrink.Calibration(settings.refit, texts, settings.sequence_length, runtime)
-    config, tensors = shrink.child(parent, cut, calibration, marked)
+    calibration = cutting.Calibration(settings.refit, texts, settings.sequence_length, runtime)
+    config, tensors = cutting.child(parent, cut, calibration, marked)
     with checkpoint.saving(arguments.out, config, tensors, companions=arguments.model) as folder:
-        for name, columns in shrink.index_maps(cut).items():
+        for name, columns in cutting.index_maps(cut).items():
             artifacts.write_table(folder / f"{name}.parquet", columns)
     pruned = checkpoint.StoredWeights(arguments.out)
-    artifacts.write_json(arguments.metrics, shrink.metrics(cut, parent.stored, pruned, parent.spec, marked))
-    artifacts.write_csv(arguments.widths, shrink.layer_widths(cut))
+    artifacts.write_json(arguments.metrics, cutting.metrics(cut, parent.stored, pruned, parent.spec, marked))
+    artifacts.write_csv(arguments.widths, cutting.layer_widths(cut))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from minigpts.errors import exit_cleanly
 from tests import tiny
 from tests.e2e.project import TINY, commands, contents, flags, write_inputs, write_params
 from tests.hub_server import Hub, Repository, in_this_process
-from tests.unit.sources.files import write_gguf, write_wheel
+from tests.unit.corpus.readers.files import write_gguf, write_wheel
 
 
 @pytest.fixture(scope="module")

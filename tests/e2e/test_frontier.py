@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from benchmarks import frontier
+from benchmarks.experiments import frontier
 from minigpts.errors import UserError
 from tests.e2e.project import ran
 from tests.e2e.stand_in import StandIn

@@ -83,13 +83,19 @@ def closure(stage: str) -> set[Path]:
 
 
 def as_deps(files: set[Path]) -> list[str]:
-    """The files as dvc.yaml lists them: a package stands as its folder where all of it is needed."""
+    """The files as dvc.yaml lists them: a package stands as its folder where at least half of its files are needed."""
     deps = set()
     for path in files:
-        siblings = {file for file in path.parent.iterdir() if file.is_file()}
-        whole = path.parent not in PACKAGES.values() and siblings <= files
-        deps.add((path.parent if whole else path).relative_to(ROOT).as_posix())
+        inside = [folder for folder in path.parents if any(root in folder.parents for root in PACKAGES.values())]
+        wholes = [folder for folder in inside if 2 * len(files & members(folder)) >= len(members(folder))]
+        deps.add([path, *wholes][-1].relative_to(ROOT).as_posix())
     return sorted(deps)
+
+
+@functools.cache
+def members(folder: Path) -> set[Path]:
+    """Every file in a package and below, without Python's bytecode."""
+    return {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
 
 
 def params_read(path: Path) -> Iterator[tuple[str, str | None, tuple[str, ...]]]:

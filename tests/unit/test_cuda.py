@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from minigpts import checkpoint
-from minigpts.architectures.registry import spec_for
 from minigpts.evaluation import language_modeling, multiple_choice
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
+from minigpts.model.loss import fused_loss
 from minigpts.profiling.gradients import taylor_sums
 from minigpts.profiling.recorder import profile
 from minigpts.pruning import refit
 from minigpts.pruning.layers import set_layers
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
-from minigpts.training.loss import fused_loss
 from tests import tiny
 from tests.unit.evaluation.test_multiple_choice import QUESTIONS
 from tests.unit.pruning.test_refit import filled

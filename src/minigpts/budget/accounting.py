@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minigpts import artifacts, checkpoint
-from minigpts.architectures.spec import ArchitectureSpec
-from minigpts.pruning.embeddings import vocabulary_tensors
+from minigpts import artifacts
+from minigpts.model import checkpoint
+from minigpts.model.spec import ArchitectureSpec
+from minigpts.vocabulary.embeddings import vocabulary_tensors
 
 if TYPE_CHECKING:
     import torch
 
-    from minigpts.checkpoint import Shapes
+    from minigpts.model.checkpoint import Shapes
 
 
 @dataclass(frozen=True)

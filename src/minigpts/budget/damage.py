@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from minigpts import checkpoint
 from minigpts.artifacts import StoredTensor
-from minigpts.corpus import packing
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
-from minigpts.pruning import embeddings, shrink
-from minigpts.runtime import device
+from minigpts.model import checkpoint, packing
+from minigpts.model.device import device
+from minigpts.pruning import cutting
+from minigpts.vocabulary import embeddings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,9 +37,9 @@ HELD_BACK = 4  # every fourth document is measured on, the others are fitted on
 class Bench:
     """Everything a measurement needs but the cut."""
 
-    parent: shrink.Parent
+    parent: cutting.Parent
     vocabulary: VocabularyChoice
-    calibration: shrink.Calibration  # with the texts to fit on
+    calibration: cutting.Calibration  # with the texts to fit on
     held_back: Sequence[str]  # the texts to measure on
 
     @property
@@ -59,15 +59,15 @@ class Bench:
         """Bits per byte that the vocabulary of the ``num_counted`` most frequent tokens costs, of all texts."""
         return self._bits_per_byte(self._all_texts, num_counted=num_counted) - self._parent_on_all_texts
 
-    def damage(self, request: shrink.Request, num_counted: int | None = None) -> float:
+    def damage(self, request: cutting.Request, num_counted: int | None = None) -> float:
         """Bits per byte that a cut, refitted, and with ``num_counted`` such a vocabulary, cost, of the held-back text."""
         return self._bits_per_byte(self.held_back, request, num_counted) - self.parent_bits_per_byte
 
-    def _bits_per_byte(self, texts: Sequence[str], request: shrink.Request | None = None, num_counted: int | None = None) -> float:
+    def _bits_per_byte(self, texts: Sequence[str], request: cutting.Request | None = None, num_counted: int | None = None) -> float:
         config = copy.deepcopy(self.parent.config)
         tensors: checkpoint.NamedTensors = self.parent.stored.entries.items()
         if request is not None:
-            config, tensors = shrink.child(self.parent, shrink.plan_cut(self.parent, request), self.calibration)
+            config, tensors = cutting.child(self.parent, cutting.plan_cut(self.parent, request), self.calibration)
         tokenizer = self.vocabulary.tokenizer
         if num_counted is not None:
             kept = list(self.vocabulary.most_frequent(num_counted))

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from minigpts import checkpoint
 from minigpts.budget import table
 from minigpts.budget.accounting import weights_bytes
 from minigpts.budget.curves import KINDS, Curve, Curves, halved
@@ -18,7 +17,8 @@ from minigpts.budget.damage import Bench
 from minigpts.budget.plan import Plan
 from minigpts.budget.search import Limit, Space, choose, freed
 from minigpts.errors import UserError
-from minigpts.pruning import heads, layers, neurons, shrink
+from minigpts.model import checkpoint
+from minigpts.pruning import cutting, heads, layers, neurons
 from minigpts.pruning.slicing import AttentionShape
 
 NEURON_SHARES = (0.25, 0.5, 0.75, 0.9)  # of the MLP neurons, at which damage is measured
@@ -34,7 +34,7 @@ class Found(NamedTuple):
     metrics: dict[str, Any]
 
 
-def measured(bench: Bench, request: shrink.Request) -> Curves:
+def measured(bench: Bench, request: cutting.Request) -> Curves:
     """The four curves, a resource at a time, the rest as it is in the parent.
 
     ``request`` takes nothing, and holds the criterion, the allocation and the rounding.
@@ -48,7 +48,7 @@ def measured(bench: Bench, request: shrink.Request) -> Curves:
     return Curves(vocabulary, mlp, groups, depth)
 
 
-def make(bench: Bench, request: shrink.Request, curves: Curves, limit: Limit) -> Found:
+def make(bench: Bench, request: cutting.Request, curves: Curves, limit: Limit) -> Found:
     """Search, and measure what was chosen. ``curves`` are what :func:`measured` gave for the same bench and request."""
     space, request = _space_and_whole(bench, request)
     choice, outline = choose(space, curves, limit, request.multiple_of)
@@ -87,14 +87,14 @@ def make(bench: Bench, request: shrink.Request, curves: Curves, limit: Limit) ->
     return Found(plan, rows, metrics)
 
 
-def _space_and_whole(bench: Bench, request: shrink.Request) -> tuple[Space, shrink.Request]:
+def _space_and_whole(bench: Bench, request: cutting.Request) -> tuple[Space, cutting.Request]:
     """What can be chosen from, and the request that takes nothing, by what the widths allow."""
     space = _space(bench, request)
     whole = space.widths(0)
     return space, replace(request, widths=whole, multiple_of=min(request.multiple_of, *whole))
 
 
-def _space(bench: Bench, request: shrink.Request) -> Space:
+def _space(bench: Bench, request: cutting.Request) -> Space:
     parent = bench.parent
     config, spec, num_layers = parent.config, parent.spec, parent.config.num_hidden_layers
     shapes = parent.stored.shapes
@@ -116,7 +116,7 @@ def _space(bench: Bench, request: shrink.Request) -> Space:
     )
 
 
-def _heads_can_go(parent: shrink.Parent, number: int) -> bool:
+def _heads_can_go(parent: cutting.Parent, number: int) -> bool:
     attention = AttentionShape.of(parent.config)
     try:
         heads.require_removable(parent.spec, attention, number)
@@ -126,7 +126,7 @@ def _heads_can_go(parent: shrink.Parent, number: int) -> bool:
     return True
 
 
-def _layers_can_go(parent: shrink.Parent, number: int) -> bool:
+def _layers_can_go(parent: cutting.Parent, number: int) -> bool:
     try:
         layers.set_layers(copy.deepcopy(parent.config), parent.spec, range(parent.config.num_hidden_layers - number))
     except UserError:
@@ -134,7 +134,7 @@ def _layers_can_go(parent: shrink.Parent, number: int) -> bool:
     return True
 
 
-def _levels(bench: Bench, space: Space, whole: shrink.Request) -> Iterator[tuple[str, float, shrink.Request | int]]:
+def _levels(bench: Bench, space: Space, whole: cutting.Request) -> Iterator[tuple[str, float, cutting.Request | int]]:
     """What to measure: kind, units removed, and the cut, or the number of tokens that stay for their count."""
     seen, sizes, before = int((bench.vocabulary.counts > 0).sum()), space.vocabulary_sizes, space.vocabulary_sizes[-1]
     for share in SEEN_SHARES:

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from minigpts import checkpoint
-from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.budget.accounting import Outline, child_shapes, weights_bytes
 from minigpts.budget.curves import Curves
-from minigpts.checkpoint import Shapes
 from minigpts.errors import UserError
-from minigpts.pruning import layers, neurons, plan
+from minigpts.model import checkpoint
+from minigpts.model.checkpoint import Shapes
+from minigpts.model.spec import ArchitectureSpec
+from minigpts.pruning import layers, neurons
+from minigpts.pruning.allocation import Allocation
 
 LANDING = 0.99  # of the limit at least
 
@@ -79,7 +80,7 @@ class Space:
     layer_scores: torch.Tensor
     scores: neurons.NeuronScores
     vocabulary_sizes: NDArray[np.int64]  # tokens that stay when the n most frequent are counted, over n
-    allocation: plan.Allocation
+    allocation: Allocation
     head_options: Sequence[int]  # how many of them may go from every layer, ascending
     layer_options: Sequence[int]  # how many layers may go, ascending
 

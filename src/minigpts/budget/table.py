@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from minigpts import checkpoint
 from minigpts.budget.accounting import Outline
 from minigpts.budget.curves import Curves
 from minigpts.budget.search import Choice, Space
+from minigpts.model import checkpoint
 from minigpts.pruning import layers
 
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from minigpts import artifacts
-from minigpts.ahead import ahead
 from minigpts.corpus import completion, leaks, splits
 from minigpts.corpus.document import Corpus, Document, Question
 from minigpts.corpus.duplicates import Duplicates
@@ -25,6 +24,7 @@ from minigpts.corpus.questions import assign, balanced
 from minigpts.corpus.store import Store
 from minigpts.corpus.words import words_of
 from minigpts.errors import UserError
+from minigpts.prefetch import ahead
 
 MINIMUM_BYTES = 500  # of text in each split: less than that measures nothing
 TESTED = ("validation", "test")

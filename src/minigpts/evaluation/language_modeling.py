@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minigpts.architectures.registry import spec_for
-from minigpts.corpus import packing
 from minigpts.errors import UserError
+from minigpts.model import packing
+from minigpts.model.families import spec_for
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpts import checkpoint
-from minigpts.corpus import packing
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
+from minigpts.model import checkpoint, packing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minigpts.architectures.registry import spec_for
 from minigpts.evaluation.language_modeling import batches, log_likelihoods
+from minigpts.model.families import spec_for
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -23,9 +23,9 @@ from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from minigpts.architectures.spec import ArchitectureSpec
+from minigpts.model.loss import fused_loss
+from minigpts.model.spec import ArchitectureSpec
 from minigpts.profiling.recorder import BLOCK_ROWS, add_squares
-from minigpts.training.loss import fused_loss
 
 # A graph keeps what every layer computes, a plain forward one layer's: it is built over this part of a forward batch at a time.
 GRAPH_SHARE = 8

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
-from minigpts.architectures.spec import ArchitectureSpec
+from minigpts.model.spec import ArchitectureSpec
 
 # On a CPU a batch is added up in blocks of this many rows, element by element, into accumulators of the same shape, which stay
 # in the cache and are reduced once, at the end. Reducing every batch over its rows costs half as much again. On a GPU, where

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.errors import UserError
-from minigpts.importance.criteria import Criterion, group_output, group_taylor
+from minigpts.model.spec import ArchitectureSpec
+from minigpts.pruning.criteria import Criterion, group_output, group_taylor
 from minigpts.pruning.slicing import AttentionShape
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.errors import UserError
-from minigpts.importance.criteria import block_influence
-from minigpts.pruning import plan
+from minigpts.model.spec import ArchitectureSpec
+from minigpts.pruning.allocation import keep_highest
+from minigpts.pruning.criteria import block_influence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -30,7 +30,7 @@ def kept(layer_scores: Tensor, num_removed: int) -> list[int]:
     """The layers that stay when the ``num_removed`` lowest scores go, in order. Raises UserError when none would be left."""
     if num_removed >= len(layer_scores):
         raise UserError(f"params.yaml: prune_neurons.layers is {num_removed}, but the model has {len(layer_scores)} layers")
-    (staying,) = plan.keep_highest([layer_scores], [len(layer_scores) - num_removed])
+    (staying,) = keep_highest([layer_scores], [len(layer_scores) - num_removed])
     return staying.tolist()
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minigpts.architectures.spec import ArchitectureSpec
+from minigpts.model.spec import ArchitectureSpec
 
 
 @dataclass(frozen=True)

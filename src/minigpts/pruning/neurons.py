@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.errors import UserError
-from minigpts.importance.criteria import CRITERIA, Criterion, LayerEvidence, comparable, mean_abs
-from minigpts.pruning import plan
+from minigpts.model.spec import ArchitectureSpec
+from minigpts.pruning.allocation import Allocation, keep_highest, removals, rounded_widths, widths_with_sum
+from minigpts.pruning.criteria import CRITERIA, Criterion, LayerEvidence, comparable, mean_abs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from minigpts.checkpoint import Shapes
+    from minigpts.model.checkpoint import Shapes
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def plan_cut(
     kept_layers: Sequence[int],
     *,
     threshold: float,
-    allocation: plan.Allocation,
+    allocation: Allocation,
     multiple_of: int,
     silenced: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
@@ -106,20 +106,20 @@ def plan_cut(
             [layer.masked_fill(mask, -math.inf) for layer, mask in zip(values, masks, strict=True)]
             for values in (ranking, alike, quiet)
         )
-    removed = plan.removals(alike, quiet, threshold, None, allocation)
-    return plan.keep_highest(ranking, plan.widths(sizes, removed, multiple_of, kept_layers))
+    removed = removals(alike, quiet, threshold, None, allocation)
+    return keep_highest(ranking, rounded_widths(sizes, removed, multiple_of, kept_layers))
 
 
 def widths_of_sum(
-    found: NeuronScores, kept_layers: Sequence[int], num_kept: int, *, allocation: plan.Allocation, multiple_of: int
+    found: NeuronScores, kept_layers: Sequence[int], num_kept: int, *, allocation: Allocation, multiple_of: int
 ) -> list[int]:
     """Widths of ``kept_layers`` that hold ``num_kept`` neurons between them: all of theirs, or a multiple of ``multiple_of``."""
     sizes = [len(found.scores[index]) for index in kept_layers]
     if num_kept == sum(sizes):
         return sizes
     alike, quiet = ([values[index] for index in kept_layers] for values in (found.comparable, found.mean_abs))
-    removed = plan.removals(alike, quiet, 0.0, sum(sizes) - num_kept, allocation)
-    return plan.widths_of_sum(sizes, removed, num_kept, multiple_of)
+    removed = removals(alike, quiet, 0.0, sum(sizes) - num_kept, allocation)
+    return widths_with_sum(sizes, removed, num_kept, multiple_of)
 
 
 def set_widths(config: PreTrainedConfig, spec: ArchitectureSpec, widths: Sequence[int]) -> None:

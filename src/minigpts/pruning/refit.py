@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minigpts import checkpoint
-from minigpts.architectures.spec import ArchitectureSpec
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
+from minigpts.model.device import keep_large_blocks_apart
+from minigpts.model.spec import ArchitectureSpec
 from minigpts.pruning import ridge
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
-from minigpts.runtime import keep_large_blocks_apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

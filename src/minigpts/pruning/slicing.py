@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minigpts.architectures.spec import ArchitectureSpec
+from minigpts.model.spec import ArchitectureSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

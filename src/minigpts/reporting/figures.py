@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minigpts.reporting import house
-from minigpts.reporting.house import LIGHT, Draw, Theme
+from minigpts.reporting import style
+from minigpts.reporting.style import LIGHT, Draw, Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ class Picture:
 
     def png(self, theme: Theme = LIGHT) -> bytes:
         """The figure as PNG bytes; the same data give the same bytes."""
-        return house.render(self.title, self.draw, theme)
+        return style.render(self.title, self.draw, theme)
 
 
 def mean_magnitudes(statistics: Mapping[str, np.ndarray]) -> list[np.ndarray]:

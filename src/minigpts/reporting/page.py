@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpts.reporting import house
+from minigpts.reporting import style
+from minigpts.reporting.captions import MISSING, NUMBERS, Number, decimal, flatten, percent, short, size, text
 from minigpts.reporting.figures import Picture
-from minigpts.reporting.glossary import MISSING, NUMBERS, Number, decimal, flatten, percent, short, size, text
 from minigpts.reporting.summary import Metrics, findings
 
 TEMPLATE = "page.html.jinja"
@@ -71,7 +71,7 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     dataset = run.metrics["dataset"]
-    width, height = house.pixels()
+    width, height = style.pixels()
     return environment.get_template(TEMPLATE).render(
         findings=findings(run.summary),
         tiles=[_tile(run, *tile) for tile in TILES],
@@ -174,5 +174,5 @@ def _one_paragraph(text: str) -> str:
 
 
 def _figure(picture: Picture) -> dict[str, str]:
-    light, dark = (base64.b64encode(picture.png(theme)).decode("ascii") for theme in (house.LIGHT, house.DARK))
+    light, dark = (base64.b64encode(picture.png(theme)).decode("ascii") for theme in (style.LIGHT, style.DARK))
     return {"title": picture.title, "caption": picture.caption, "alt": picture.alt, "light": light, "dark": dark}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minigpts import checkpoint
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
 
 
 def continuations(directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from minigpts import artifacts
-from minigpts.architectures.registry import spec_for
-from minigpts.architectures.spec import ArchitectureSpec
-from minigpts.checkpoint import WEIGHTS
+from minigpts.model.checkpoint import WEIGHTS
+from minigpts.model.families import spec_for
+from minigpts.model.spec import ArchitectureSpec
 
 PARTS = ("embeddings", "attention", "MLP", "norms and other")
 

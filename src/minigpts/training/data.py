@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from minigpts.corpus import packing
-from minigpts.corpus.packing import Boundaries
+from minigpts.corpus.readers import text_files
 from minigpts.errors import UserError
 from minigpts.evaluation.multiple_choice import attention_mask
-from minigpts.sources import text
-from minigpts.training.loss import IGNORED
+from minigpts.model import packing
+from minigpts.model.loss import IGNORED
+from minigpts.model.packing import Boundaries
 from minigpts.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def read_general_text(recipe: Recipe) -> list[str]:
     path = Path(recipe.general_text)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; finetune.general_text must name your text, or be null")
-    return [document.text for document in text.read_corpus(path, text.Columns("text")).documents]
+    return [document.text for document in text_files.read_corpus(path, text_files.Columns("text")).documents]
 
 
 def pieces(ids: np.ndarray, around: Boundaries, sequence_length: int) -> Iterator[np.ndarray]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from minigpts import artifacts, checkpoint
-from minigpts.architectures.registry import spec_for
+from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.training.loss import Head, SoftTargets, head_of
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
+from minigpts.model.loss import Head, SoftTargets, head_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +24,7 @@ class Teacher:
     """A frozen model of the same tokens: the child's parent, tuned or not. (Hinton et al., arXiv 1503.02531, at temperature 1.)
 
     Its distribution is taken over the child's tokens alone and renormalized. Only its hidden states are ever held whole:
-    :mod:`minigpts.training.loss` makes its logits a slice at a time.
+    :mod:`minigpts.model.loss` makes its logits a slice at a time.
     """
 
     def __init__(self, model: PreTrainedModel, ids: torch.Tensor, share: float) -> None:

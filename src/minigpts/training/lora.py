@@ -7,9 +7,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from minigpts import checkpoint
-from minigpts.architectures.registry import spec_for
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
 
 ADAPTER = "default"
 

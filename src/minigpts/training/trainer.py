@@ -27,11 +27,11 @@ from transformers.utils import logging
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
+from minigpts.model.loss import fused_loss
 from minigpts.params import Runtime
 from minigpts.training import lora, resuming
 from minigpts.training.data import PackedSequences, alone, collate
 from minigpts.training.distillation import Teacher
-from minigpts.training.loss import fused_loss
 from minigpts.training.recipe import Evaluation, Parent, Recipe, best, stop_reason
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minigpts import artifacts, checkpoint
+from minigpts import artifacts
+from minigpts.model import checkpoint
 from minigpts.vocabulary import counts, dialect, keep, terms, trim
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigpts import artifacts
-from minigpts.ahead import ahead
 from minigpts.errors import UserError
+from minigpts.prefetch import ahead
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpts import checkpoint
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
 from minigpts.vocabulary.dialect import parts_of
 
 if TYPE_CHECKING:

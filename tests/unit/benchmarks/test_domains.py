@@ -13,11 +13,12 @@ import torch
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from benchmarks import cross_domain, domains, experiments
-from benchmarks.cross_domain import Run
-from minigpts import artifacts, checkpoint
-from minigpts.architectures.registry import spec_for
+from benchmarks.experiments import cross_domain, domains, queue
+from benchmarks.experiments.cross_domain import Run
+from minigpts import artifacts
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
 from minigpts.profiling.recorder import profile
 from minigpts.vocabulary.counts import count_tokens, write_counts
 from stages import evaluate, prune_embeddings
@@ -157,10 +158,10 @@ def test_collecting_writes_tables_and_pictures_and_keeps_other_domains(runs, bas
         source = kept.get(path, by_name[name].folder / Path(path).name)
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, out)
 
-    monkeypatch.setattr(experiments, "fetch", fetch)
-    monkeypatch.setattr(experiments, "metrics", lambda name, stems: {stem: by_name[name].metrics[stem] for stem in stems})
-    monkeypatch.setattr(experiments, "commit_of", lambda name: "1234" if name in by_name else "")
-    monkeypatch.setattr(experiments, "status", dict)
+    monkeypatch.setattr(queue, "fetch", fetch)
+    monkeypatch.setattr(queue, "metrics", lambda name, stems: {stem: by_name[name].metrics[stem] for stem in stems})
+    monkeypatch.setattr(queue, "commit_of", lambda name: "1234" if name in by_name else "")
+    monkeypatch.setattr(queue, "status", dict)
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "a"}))
     out = tmp_path / "results"
     out.mkdir()
@@ -188,8 +189,8 @@ def test_collecting_writes_tables_and_pictures_and_keeps_other_domains(runs, bas
 
 
 def test_where_nothing_finished_there_is_nothing_to_collect(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "commit_of", lambda name: "")
-    monkeypatch.setattr(experiments, "status", dict)
+    monkeypatch.setattr(queue, "commit_of", lambda name: "")
+    monkeypatch.setattr(queue, "status", dict)
     with pytest.raises(UserError, match="no experiment came to its end"):
         domains.main(["--collect", "--out", str(tmp_path)])
     assert not list(tmp_path.iterdir())

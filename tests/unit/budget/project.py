@@ -8,8 +8,9 @@ from typing import Any
 import torch
 import yaml
 
-from minigpts import artifacts, checkpoint
-from minigpts.architectures.registry import spec_for
+from minigpts import artifacts
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
 from minigpts.profiling.recorder import profile
 from minigpts.vocabulary.counts import count_tokens, write_counts
 from stages import check_budget, measure_damage, plan_budget, prune_embeddings, prune_neurons

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from minigpts import artifacts, checkpoint
+from minigpts import artifacts
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
 from stages import plan_budget, prune_embeddings
 from tests.unit.budget.project import Project
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from minigpts import checkpoint
-from minigpts.architectures.registry import spec_for
 from minigpts.budget.accounting import Outline, child_shapes, weights_bytes
 from minigpts.budget.curves import Curve, Curves, halved
 from minigpts.budget.search import Limit, Space, choose, freed
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
 from minigpts.pruning.neurons import NeuronScores
 from tests import tiny
 

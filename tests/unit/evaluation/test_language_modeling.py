@@ -7,9 +7,9 @@ import pytest
 import torch
 from tokenizers import processors
 
-from minigpts import checkpoint
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
+from minigpts.model import checkpoint
 from tests import tiny
 
 TEXTS = [*tiny.sentences(14), "", "é – ✓", " ".join(tiny.sentences(9, seed=1))]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tokenizers import processors
 
-from minigpts import checkpoint
 from minigpts.evaluation import multiple_choice
+from minigpts.model import checkpoint
 from tests import tiny
 
 QUESTIONS = [

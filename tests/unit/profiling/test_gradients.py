@@ -11,8 +11,9 @@ import yaml
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from minigpts import artifacts, checkpoint
-from minigpts.architectures.registry import spec_for
+from minigpts import artifacts
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
 from minigpts.profiling.gradients import taylor_sums
 from stages import profile_activations
 from tests import tiny

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from minigpts import checkpoint
-from minigpts.architectures.registry import spec_for
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
 from minigpts.profiling.recorder import profile, recording
 from tests import tiny
 

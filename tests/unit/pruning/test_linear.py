@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minigpts.architectures.registry import spec_for
+from minigpts.model.families import spec_for
 from minigpts.pruning import linear
 
 WIDTH = 4

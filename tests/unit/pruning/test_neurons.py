@@ -9,12 +9,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from minigpts import artifacts, checkpoint
-from minigpts.architectures.registry import spec_for
+from minigpts import artifacts
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
 from minigpts.profiling.gradients import taylor_sums
 from minigpts.profiling.recorder import profile
-from minigpts.pruning import heads, neurons, plan
+from minigpts.pruning import allocation, heads, neurons
 from minigpts.pruning.slicing import AttentionShape
 from stages import prune_neurons
 from tests import tiny
@@ -38,7 +39,7 @@ def statistics(folder: Path) -> dict[str, Tensor]:
 def test_adaptive_takes_the_lowest_of_all_layers_on_one_scale(folder: Path, statistics: dict[str, Tensor], criterion: str):
     found = neurons.scores(checkpoint.StoredWeights(folder), SPEC, statistics, 3, criterion, seed=0)
     widths = neurons.widths_of_sum(found, [0, 1, 2], 3 * 77 - 60, allocation="adaptive", multiple_of=1)
-    kept = plan.keep_highest(found.scores, widths)
+    kept = allocation.keep_highest(found.scores, widths)
     pooled = torch.stack(found.scores)  # (3, 77)
     if criterion == "taylor":
         assert torch.equal(pooled, torch.stack([statistics[f"layers.{index}.mlp.taylor_sum"] for index in range(3)]) / 160)

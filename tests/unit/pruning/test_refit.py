@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from minigpts import checkpoint
-from minigpts.architectures.registry import spec_for
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
 from minigpts.pruning import heads, refit
 from minigpts.pruning.layers import set_layers
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer

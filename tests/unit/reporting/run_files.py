@@ -9,7 +9,8 @@ import numpy as np
 import torch
 import yaml
 
-from minigpts import artifacts, checkpoint
+from minigpts import artifacts
+from minigpts.model import checkpoint
 from tests import tiny
 
 LAYERS, WIDTH, HEADS = 3, 77, 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minigpts.reporting import figures, house
+from minigpts.reporting import figures, style
 from minigpts.reporting.figures import Picture
 from tests.unit.reporting.run_files import LAYERS, WIDTH, curve, plan, statistics
 
@@ -43,9 +43,9 @@ def test_same_data_same_bytes_whatever_the_users_settings(light: list[bytes]) ->
 
 def test_the_dark_theme_is_another_picture_of_the_same_size(light: list[bytes]) -> None:
     for picture, bright in zip(pictures(), light, strict=True):
-        dark = picture.png(house.DARK)
+        dark = picture.png(style.DARK)
         assert dark != bright
-        assert Image.open(io.BytesIO(dark)).size == Image.open(io.BytesIO(bright)).size == house.pixels()
+        assert Image.open(io.BytesIO(dark)).size == Image.open(io.BytesIO(bright)).size == style.pixels()
 
 
 def test_files_hold_no_version_or_date(light: list[bytes]) -> None:
@@ -99,5 +99,5 @@ def test_captions_count_right() -> None:
 )
 def test_the_edges_draw(make: Callable[[], Picture], recwarn: pytest.WarningsRecorder) -> None:
     picture = make()
-    assert Image.open(io.BytesIO(picture.png())).size == house.pixels()
+    assert Image.open(io.BytesIO(picture.png())).size == style.pixels()
     assert not [str(warning.message) for warning in recwarn]

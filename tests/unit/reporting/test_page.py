@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from minigpts.reporting import figures, page
-from minigpts.reporting.glossary import flatten, short, size
+from minigpts.reporting.captions import flatten, short, size
 from minigpts.reporting.summary import summarize
 from tests.unit.reporting.run_files import metrics
 

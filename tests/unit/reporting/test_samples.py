@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from minigpts import checkpoint
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
 from minigpts.reporting.samples import continuations
 from tests import tiny
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from minigpts import checkpoint
-from minigpts.architectures.registry import spec_for
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
 from minigpts.reporting.sizes import PARTS, bytes_by_part
 from tests import tiny
 

@@ -20,7 +20,7 @@ from stages import finetune  # isort: split
 import torch
 from transformers import Trainer
 
-from minigpts import checkpoint  # noqa: F401 -- imported before forking, as all of this
+from minigpts.model import checkpoint  # noqa: F401 -- imported before forking, as all of this
 from minigpts.training import data, trainer  # noqa: F401
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 import yaml
 
-from minigpts import artifacts, checkpoint
+from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
+from minigpts.model import checkpoint
 from stages import evaluate
 from tests import tiny
 

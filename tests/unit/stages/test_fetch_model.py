@@ -6,13 +6,13 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from minigpts import checkpoint
 from minigpts.errors import UserError
-from minigpts.sources.presets import PRESETS, HubModel
+from minigpts.importing.paper_models import PRESETS, HubModel
+from minigpts.model import checkpoint
 from stages import fetch_model
 from tests import tiny
 from tests.hub_server import Hub, Repository, in_this_process
-from tests.unit.sources.files import write_gguf, write_wheel
+from tests.unit.corpus.readers.files import write_gguf, write_wheel
 
 MEMBER = "tiny_gguf/tiny.gguf"
 

@@ -11,9 +11,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from minigpts import artifacts, checkpoint
+from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
+from minigpts.model import checkpoint
 from stages import finetune
 from tests import tiny
 from tests.unit.stages.finetune_killed import arguments
@@ -80,7 +81,7 @@ KILL_POINTS = {  # -> the steps the second run has left to take
     "minigpts.evaluation.language_modeling:score:1": 14,  # in the evaluation before the first step
     "minigpts.evaluation.language_modeling:score:3": 9,  # in the one at step 9
     "safetensors.torch:save_file:3": 9,  # while the best weights of step 9 are kept aside
-    "minigpts.checkpoint:saving:1": 0,  # at the end
+    "minigpts.model.checkpoint:saving:1": 0,  # at the end
     "minigpts.artifacts:write_json:1": 0,  # when all but the metrics is written
     "shutil:rmtree:3": 14,  # when all is written and the state is being removed
 }
@@ -102,7 +103,7 @@ def test_killed_and_run_again_equals_the_uninterrupted_run_to_the_bit(tmp_path):
 KILL_POINTS_WITH_ALL = {
     "transformers:Trainer.training_step:14": 9,  # after the save at step 5
     "minigpts.training.resuming:complete:2": 9,  # after the save at step 9, before it is declared whole
-    "minigpts.checkpoint:saving:1": 0,  # at the end
+    "minigpts.model.checkpoint:saving:1": 0,  # at the end
 }
 
 

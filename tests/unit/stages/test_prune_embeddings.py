@@ -10,8 +10,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minigpts import artifacts, checkpoint
+from minigpts import artifacts
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
 from minigpts.vocabulary.counts import count_tokens, write_counts
 from minigpts.vocabulary.keep import REASONS
 from stages import prune_embeddings

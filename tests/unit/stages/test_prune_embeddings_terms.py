@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, trainers
 
-from minigpts import artifacts, checkpoint
+from minigpts import artifacts
+from minigpts.model import checkpoint
 from minigpts.vocabulary.counts import count_tokens, write_counts
 from minigpts.vocabulary.terms import spellings
 from stages import prune_embeddings

@@ -8,13 +8,12 @@ import pytest
 import torch
 from tokenizers import processors
 
-from minigpts import checkpoint
-from minigpts.corpus import packing
-from minigpts.corpus.packing import Boundaries
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
+from minigpts.model import checkpoint, packing
+from minigpts.model.loss import IGNORED, fused_loss
+from minigpts.model.packing import Boundaries
 from minigpts.training import data
-from minigpts.training.loss import IGNORED, fused_loss
 from tests import tiny
 from tests.unit.training.test_trainer import RECIPE
 

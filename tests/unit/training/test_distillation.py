@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from minigpts import artifacts, checkpoint
+from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.training import distillation, loss
+from minigpts.model import checkpoint, loss
+from minigpts.training import distillation
 from minigpts.training.data import alone
 from tests import tiny
-from tests.unit.training.test_loss import assert_same
+from tests.unit.model.test_loss import assert_same
 
 IDS = torch.tensor([[2, 9, 4, 30, 11, 2, 7, 8], [2, 5, 2, 3, 3, 17, 40, 2]])
 LABELS = torch.where(IDS == 2, loss.IGNORED, IDS)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minigpts import checkpoint
+from minigpts.model import checkpoint
 from minigpts.training import lora
 from tests import tiny
 

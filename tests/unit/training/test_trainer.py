@@ -7,15 +7,14 @@ import pytest
 import torch
 from transformers import Trainer
 
-from benchmarks.finetuning import padded
-from minigpts import checkpoint
-from minigpts.architectures.registry import spec_for
-from minigpts.corpus import packing
+from benchmarks.ratios.finetuning import padded
+from minigpts.model import checkpoint, packing
+from minigpts.model.families import spec_for
 from minigpts.params import Runtime
-from minigpts.pruning.embeddings import vocabulary_tensors
 from minigpts.training.data import PackedSequences, collate, draw_sequences
 from minigpts.training.recipe import Recipe
 from minigpts.training.trainer import FusedTrainer, set_trainable, training_arguments
+from minigpts.vocabulary.embeddings import vocabulary_tensors
 from tests import tiny
 
 RECIPE = Recipe(

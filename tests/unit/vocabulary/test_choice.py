@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from minigpts import artifacts, checkpoint
+from minigpts import artifacts
+from minigpts.model import checkpoint
 from minigpts.vocabulary.choice import VocabularyChoice
 from minigpts.vocabulary.terms import spellings
 from stages import measure_damage, plan_budget, prune_embeddings

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
-from benchmarks.tokenizer_trimming import random_strings
-from minigpts import checkpoint
+from benchmarks.ratios.tokenizer_trimming import random_strings
+from minigpts.model import checkpoint
 from minigpts.vocabulary.counts import count_tokens
 from minigpts.vocabulary.dialect import BYTE_TOKENS, parts_of, ranks
 from minigpts.vocabulary.keep import builders, derivation, template_ids, tokens_to_keep

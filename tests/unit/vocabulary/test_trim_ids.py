@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from minigpts import checkpoint
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
 from minigpts.vocabulary.keep import tokens_to_keep
 from minigpts.vocabulary.trim import ids_of, needed_ids, rename_settings, trim, trim_files
 from tests import tiny

@@ -1,0 +1,1 @@
+"""Pruning criteria and other tools against each other on the same text."""

@@ -1,0 +1,1 @@
+"""Queues of DVC experiments: several domains, several sizes."""

@@ -1,0 +1,1 @@
+"""Agreement with other implementations: lm-evaluation-harness, published tokenizers."""

@@ -1,0 +1,1 @@
+"""Ratios of speed and exactness, measured side by side in one run (`make bench`)."""

@@ -1,0 +1,1 @@
+"""The domains that params.yaml can name, one file each."""

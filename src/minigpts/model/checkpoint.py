@@ -1,0 +1,248 @@
+"""The only loader and saver of models. Every checkpoint folder has one shape:
+
+``config.json``, ``generation_config.json``, ``model.safetensors`` (one dtype, tied weights stored once), ``tokenizer.json``,
+``tokenizer_config.json`` and, where the parent has one, ``chat_template.jinja``.
+
+Loading and saving are strict: a missing, unexpected or wrongly shaped tensor is an error, and nothing is ever randomly
+initialized. Both go tensor by tensor: what is in memory beside the model, if there is one, is a single tensor.
+MLP widths that differ between layers have no native class in transformers; they stand in ``config.json`` as
+``intermediate_sizes``, and the folder holds a modelling file besides (see :mod:`minigpts.model.uneven_widths`).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpts import artifacts
+from minigpts.errors import UserError
+from minigpts.model.families import spec_for
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS = "model.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+COMPANIONS = (*TOKENIZER_FILES, "generation_config.json")
+
+Shapes = Mapping[str, tuple[int, ...]]
+NamedTensors = Iterable[tuple[str, "torch.Tensor | artifacts.StoredTensor"]]
+
+
+def load_config(directory: Path) -> PreTrainedConfig:
+    """Read ``config.json``. Raises UserError when it is absent, no JSON, or of a family that is not supported."""
+    from transformers import AutoConfig
+
+    path = directory / "config.json"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; is {directory} a checkpoint folder?")
+    try:
+        model_type = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UserError(f"{path}: must be a JSON object with a 'model_type'") from None
+    try:
+        spec_for(model_type)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+
+
+class StoredWeights(Mapping[str, "torch.Tensor"]):
+    """The tensors of a checkpoint by name, each read from disk when it is asked for; a tied lm_head has no entry of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read names, shapes and places. Raises UserError for a truncated or foreign file."""
+        self.path = directory / WEIGHTS
+        self.entries = artifacts.stored_tensors(self.path)
+        self.shapes: Shapes = {name: entry.shape for name, entry in self.entries.items()}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """The tensor as it is stored."""
+        if name not in self.entries:
+            raise KeyError(name)
+        return self._read([name])[name]
+
+    def under(self, module: str) -> dict[str, torch.Tensor]:
+        """The tensors of one module, by their names below it."""
+        prefix = f"{module}."
+        found = self._read([name for name in self.entries if name.startswith(prefix)])
+        return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+    def _read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        from safetensors import safe_open
+
+        # The file is opened anew each time, since as long as it is open all that was read of it stays mapped.
+        with safe_open(self.path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The one dtype of a checkpoint's tensors."""
+        return self[min(self.shapes, key=lambda name: len(self.shapes[name]))].dtype
+
+
+def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of ``config`` in eval mode; its parameters, of ``dtype``, are on the meta device, its buffers are real."""
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    from minigpts.model import uneven_widths
+
+    with init_empty_weights(include_buffers=False), no_init_weights():
+        # A copy: transformers writes the dtype into the config that it is given.
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
+    if getattr(config, "intermediate_sizes", None) is not None:
+        uneven_widths.resize_mlps(model, spec_for(config.model_type), config.intermediate_sizes)
+    model.tie_weights()
+    return model.eval()
+
+
+def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Build the model of ``config.json`` in ``dtype`` (eval mode) and fill it strictly from ``model.safetensors``.
+
+    The weights are converted to ``dtype``; buffers such as rotary frequencies keep the precision the class gives them.
+    Raises UserError when names or shapes of the weights contradict the config.
+    """
+    from transformers import GenerationConfig
+
+    config, stored = load_config(directory), StoredWeights(directory)
+    model = empty_model(config, dtype)
+    _check(_shapes(model), stored.shapes, stored.path)
+    for name, tensor in stored.items():
+        set_tensor(model, name, tensor.to(dtype, copy=True))  # a copy: the file itself must not stay mapped
+    model.tie_weights()
+    if (directory / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    return model
+
+
+def set_tensor(model: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Make ``tensor`` the parameter or buffer ``name`` of ``model``, without copying it."""
+    module, _, attribute = name.rpartition(".")
+    model.get_submodule(module).load_state_dict({attribute: tensor}, strict=False, assign=True)
+
+
+def stored_shapes(config: PreTrainedConfig) -> Shapes:
+    """Names and shapes of the tensors that a checkpoint with this config holds."""
+    return _shapes(empty_model(config, config.dtype))
+
+
+def _shapes(model: PreTrainedModel) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in _untied(model).items()}
+
+
+def _untied(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state dict as it is stored: a tied lm_head left out."""
+    weights = dict(model.state_dict())
+    if model.config.tie_word_embeddings:
+        weights.pop(f"{spec_for(model.config.model_type).lm_head}.weight", None)
+    return weights
+
+
+def _check(expected: Shapes, found: Shapes, where: Path) -> None:
+    """Raise a UserError naming the first tensor in which ``found`` departs from ``expected``."""
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in expected]
+    problems += [
+        f"{name} is {found[name]}, expected {expected[name]}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise UserError(f"{where}: does not match config.json: {problems[0]}{more}")
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer as stock ``AutoTokenizer`` loads it, without running code from the folder."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+
+
+def load_fast_tokenizer(directory: Path) -> Tokenizer:
+    """``tokenizer.json`` in the ``tokenizers`` library alone: no torch, no transformers, and what counts tokens fastest."""
+    from tokenizers import Tokenizer
+
+    path = directory / "tokenizer.json"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; the pipeline needs a tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise UserError(f"{path}: not a readable tokenizer ({error}); fetch or save it again") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+@contextmanager
+def saving(directory: Path, config: PreTrainedConfig, weights: NamedTensors, companions: Path) -> Iterator[Path]:
+    """Write a checkpoint; tokenizer and generation config are copied from the folder ``companions``.
+
+    ``weights`` are names and tensors of ``config.dtype`` in any order, each written as it comes; one that another file holds
+    unchanged is copied from there. Yields the temporary folder, for a stage to add its index map or replace the tokenizer in;
+    it takes its final name when the block ends well, so a reader never sees half a checkpoint. Raises UserError when names or
+    shapes are not those of the config.
+    """
+    from minigpts.model import uneven_widths
+
+    with artifacts.replacing(directory) as temporary:
+        temporary.mkdir()
+        uneven_widths.ship(config, temporary)
+        config.save_pretrained(temporary)
+        _write_weights(temporary / WEIGHTS, config, weights, directory)
+        for name in COMPANIONS:
+            if (companions / name).exists():
+                shutil.copyfile(companions / name, temporary / name)
+        yield temporary
+
+
+def _write_weights(path: Path, config: PreTrainedConfig, weights: NamedTensors, directory: Path) -> None:
+    expected = stored_shapes(config)
+    with path.open("wb") as file:
+        writer = artifacts.TensorWriter(file, expected, config.dtype, {"format": "pt"})
+        for name, tensor in weights:
+            _check({name: expected[name]} if name in expected else {}, {name: tuple(tensor.shape)}, directory)
+            writer.write(name, tensor)
+        _check({name: expected[name] for name in writer.missing()}, {}, directory)
+
+
+def weights_of(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The model's tensors as they are stored: in ``dtype``, a tied lm_head left out."""
+    return {name: tensor.detach().to("cpu", dtype) for name, tensor in _untied(model).items()}
+
+
+def sizes(directory: Path) -> dict[str, Any]:
+    """``num_parameters``, ``num_nonzero_parameters`` (exact zeros don't count), ``checkpoint_bytes`` (of the weights
+    file) and ``vocab_size`` of a checkpoint."""
+    stored = StoredWeights(directory)
+    return {
+        "num_parameters": num_parameters(stored.shapes),
+        "num_nonzero_parameters": sum(int(tensor.count_nonzero()) for tensor in stored.values()),
+        "checkpoint_bytes": stored.path.stat().st_size,
+        "vocab_size": load_config(directory).vocab_size,
+    }
+
+
+def num_parameters(shapes: Shapes) -> int:
+    """Numbers in all tensors of ``shapes``."""
+    return sum(math.prod(shape) for shape in shapes.values())

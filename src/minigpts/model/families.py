@@ -1,0 +1,110 @@
+"""The facts of every supported model family, by config.json's ``model_type``: one entry each, and no code of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from minigpts.errors import UserError
+from minigpts.model.spec import ArchitectureSpec
+
+# Llama and what is built like it: SmolLM2, Sheared-LLaMA, TinyLlama. Mistral differs in its attention window alone.
+LLAMA = ArchitectureSpec(
+    model_type="llama",
+    decoder="model",
+    layers="model.layers",
+    embedding="model.embed_tokens",
+    lm_head="lm_head",
+    mlp_in=("mlp.gate_proj", "mlp.up_proj"),
+    mlp_out="mlp.down_proj",
+    attention_in=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    attention_out="self_attn.o_proj",
+    mlp_bias_field="mlp_bias",
+)
+MISTRAL = replace(LLAMA, model_type="mistral", mlp_bias_field=None)
+
+# Qwen 2 (and 2.5): biases on queries, keys and values. Qwen 3: norms on each head's queries and keys instead.
+QWEN2 = replace(LLAMA, model_type="qwen2", mlp_bias_field=None, layer_lists=("layer_types",))
+QWEN3 = replace(QWEN2, model_type="qwen3")
+
+# Gemma 2 and 3 (text): scaled embeddings, a norm after the MLP, sliding windows in some of the layers.
+GEMMA2 = replace(
+    LLAMA,
+    model_type="gemma2",
+    mlp_bias_field=None,
+    logit_softcap_field="final_logit_softcapping",
+    layer_lists=("layer_types",),
+)
+GEMMA3_TEXT = replace(GEMMA2, model_type="gemma3_text")
+
+# Phi 1, 1.5 and 2: attention and MLP side by side, biases everywhere, the lm_head's included. Phi 3 and 4: fused projections.
+PHI = replace(
+    LLAMA,
+    model_type="phi",
+    mlp_in=("mlp.fc1",),
+    mlp_out="mlp.fc2",
+    attention_out="self_attn.dense",
+    mlp_bias_field=None,
+    head_switches=("qk_layernorm",),
+)
+PHI3 = replace(
+    LLAMA,
+    model_type="phi3",
+    mlp_in=("mlp.gate_up_proj",),
+    mlp_in_blocks=2,
+    attention_in=("self_attn.qkv_proj",),
+    mlp_bias_field=None,
+)
+
+# StableLM 2: Llama's projections under LayerNorms. Its class derives head_dim from hidden_size, so heads are kept.
+STABLELM = replace(LLAMA, model_type="stablelm", attention_in=(), mlp_bias_field=None)
+
+# OPT: one up-projection, ReLU, biases everywhere, tied embeddings.
+OPT = ArchitectureSpec(
+    model_type="opt",
+    decoder="model.decoder",
+    layers="model.decoder.layers",
+    embedding="model.decoder.embed_tokens",
+    lm_head="lm_head",
+    mlp_in=("fc1",),
+    mlp_out="fc2",
+    attention_out="self_attn.out_proj",
+    width_field="ffn_dim",
+)
+
+# GPT-2, whose linear layers are Conv1D, and GPT-NeoX (Pythia).
+GPT2 = ArchitectureSpec(
+    model_type="gpt2",
+    decoder="transformer",
+    layers="transformer.h",
+    embedding="transformer.wte",
+    lm_head="lm_head",
+    mlp_in=("mlp.c_fc",),
+    mlp_out="mlp.c_proj",
+    attention_out="attn.c_proj",
+    transposed=True,
+    width_field="n_inner",
+    depth_switches=("scale_attn_by_inverse_layer_idx",),
+)
+GPT_NEOX = ArchitectureSpec(
+    model_type="gpt_neox",
+    decoder="gpt_neox",
+    layers="gpt_neox.layers",
+    embedding="gpt_neox.embed_in",
+    lm_head="lm_head",
+    mlp_in=("mlp.dense_h_to_4h",),
+    mlp_out="mlp.dense_4h_to_h",
+    attention_out="attention.dense",
+)
+
+_ALL = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI, PHI3, STABLELM, OPT, GPT2, GPT_NEOX)
+SPECS = {spec.model_type: spec for spec in _ALL}
+
+
+def spec_for(model_type: str) -> ArchitectureSpec:
+    """The spec of a family. Raises UserError naming the supported ones, and the page that says how to add one."""
+    if model_type not in SPECS:
+        supported = ", ".join(sorted(SPECS))
+        raise UserError(
+            f"model_type '{model_type}' is not supported; supported: {supported}; docs/adding_an_architecture.md adds one"
+        )
+    return SPECS[model_type]
