@@ -94,7 +94,8 @@ def _conversion(model: HubModel) -> str | None:
     api = HfApi()
     if not any(file.endswith(local_folder.PICKLED) for file in api.list_repo_files(model.repo_id, revision=model.revision)):
         raise UserError(
-            f"{name(model)}: has neither {checkpoint.WEIGHTS} nor {local_folder.INDEX}; name a repository with a language model's weights"
+            f"{name(model)}: has neither {checkpoint.WEIGHTS} nor {local_folder.INDEX};"
+            " name a repository with a language model's weights"
         )
     for request in api.get_repo_discussions(
         model.repo_id, author=CONVERSION_BOT, discussion_type="pull_request", discussion_status="open"
