@@ -1,21 +1,27 @@
 """Reads ``params.yaml`` into the dataclass of the stage that asks.
 
-A stage declares its parameters as a frozen dataclass with a default for nothing: every value stands in ``params.yaml``,
-where DVC sees it. Unknown keys, missing keys and values of the wrong type are refused by name.
+A stage declares its parameters as a frozen dataclass without defaults: every value stands in ``params.yaml``, where DVC sees
+it. Unknown keys, missing keys and values of the wrong type are refused by name. The file is read as YAML 1.2, as DVC reads
+and writes it: ``no``, ``on`` and ``12:30`` are text, ``1e-05`` and ``0o7`` are numbers.
 """
 
 from __future__ import annotations
 
+import math
 import types
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
+from ruamel.yaml import YAML, YAMLError
 
 from minigpts.errors import UserError
 
 T = TypeVar("T")
+
+# Everything that may stand at the top level of params.yaml: sections and, first, single values.
+TOP_LEVEL = ("threshold", "embedding_threshold", "tune_parent", "model", "dataset", "profile", "budget", "damage", "prune_neurons")
+TOP_LEVEL += ("finetune", "evaluate", "report", "runtime")
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,9 @@ def read(path: Path, cls: type[T], section: str | None, top_level: tuple[str, ..
     ``cls.__post_init__`` checks ranges, through :func:`require`.
     """
     document = _read_mapping(path)
+    for key in document:
+        if key not in TOP_LEVEL:
+            raise UserError(f"{path}: unknown parameter '{key}'; known at the top level: {', '.join(TOP_LEVEL)}")
     if section is not None and section not in document:
         raise UserError(f"{path}: section '{section}' is missing")
     values = {} if section is None else document[section]
@@ -66,10 +75,10 @@ def read(path: Path, cls: type[T], section: str | None, top_level: tuple[str, ..
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's folder") from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise UserError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
@@ -79,7 +88,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """``value`` as the annotated type, or a UserError. PyYAML reads ``1e-05`` (as DVC writes it) as a string."""
+    """``value`` as the annotated type. Raises UserError naming ``where`` it stands."""
     origin, options = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in options:
@@ -94,14 +103,12 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise UserError(f"{where} must be a list, got {value!r}")
         return tuple(_coerce(item, options[0], where) for item in value)
-    if hint is float and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise UserError(f"{where} must be a number, got {value!r}") from None
-        if number != number or number in (float("inf"), float("-inf")):
+    if hint is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{where} must be a number, got {value!r}")
+        if not math.isfinite(value):
             raise UserError(f"{where} must be a finite number, got {value!r}")
-        return number
+        return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
