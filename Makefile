@@ -1,18 +1,22 @@
-# `make repro` and `make test` do everything on a fresh machine with Python 3.11 and a package index.
-PYTHON ?= python3.11
+# `make repro` and `make test` do everything on a fresh machine with Python 3.11, 3.12 or 3.13 and a package index.
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python; do \
+	"$$python" -c "$(SUPPORTED)" >/dev/null 2>&1 && echo "$$python" && break; done)
+NO_PYTHON := error: no Python 3.11, 3.12 or 3.13 with its venv module here; install one, or name it: make PYTHON=/path/to/python
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 
-.PHONY: help repro test checks bench criteria frontier domains
+.PHONY: help repro chat test checks bench criteria frontier domains compat
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -c "$(SUPPORTED)" 2>/dev/null || { echo "$(NO_PYTHON)" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
