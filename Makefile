@@ -23,6 +23,9 @@ $(READY): pyproject.toml constraints.txt
 repro: $(READY)  ## the whole pipeline on the embedded default: SmolLM2-135M and medical text
 	dvc repro
 
+chat: $(READY)  ## talk to the child in this terminal; with PARENT=1 the parent answers beside it
+	@python -m minigpts.reporting.chat $(if $(PARENT),--parent data/checkpoints/base)
+
 test: $(READY)  ## the tests: unit, pipeline, end to end
 	python -m pytest
 

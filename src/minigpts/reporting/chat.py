@@ -1,0 +1,139 @@
+"""A chat with the child in the terminal, streamed as it is written: ``make chat``, or ``make chat PARENT=1`` with the parent too.
+
+Type a message and press Enter. ``/new`` starts a new conversation, ``/quit`` or Ctrl-D ends. What is piped in is answered line by
+line. A model without a chat template goes on from what you type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minigpts.errors import UserError, exit_cleanly
+from minigpts.model import checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMPTY = "(an empty reply: the model ended it at once)"
+
+
+@dataclass
+class Speaker:
+    """A model that answers, and its side of the conversation."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_new_tokens: int
+    temperature: float  # 0: always the most probable token
+    turns: list[dict[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, name: str, directory: Path, max_new_tokens: int, temperature: float) -> Speaker:
+        """The speaker of a checkpoint folder, on the GPU in bf16 where there is one, else in fp32. Raises UserError for none."""
+        import torch
+
+        if not directory.exists():
+            raise UserError(f"{directory}: no such checkpoint; `make repro` makes it")
+        on_gpu = torch.cuda.is_available()
+        model = checkpoint.load_model(directory, torch.bfloat16 if on_gpu else torch.float32).to("cuda" if on_gpu else "cpu")
+        return cls(name, model, checkpoint.load_tokenizer(directory), max_new_tokens, temperature)
+
+    def answer(self, message: str) -> str:
+        """Stream the reply to ``message`` to stdout and return it. The oldest turns are dropped where the context is full."""
+        import torch
+        from transformers import TextStreamer
+
+        self.turns.append({"role": "user", "content": message})
+        ids = self._prompt()
+        sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else {"do_sample": False}
+        print(f"{self.name}: ", end="", flush=True)
+        with torch.inference_mode():
+            output = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=self.max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id or 0,  # one sequence: never used
+                streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
+                **sampling,
+            )
+        reply = str(self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+        if not reply:
+            print(EMPTY)
+        self.turns.append({"role": "assistant", "content": reply})
+        return reply
+
+    def _prompt(self) -> torch.Tensor:
+        """Ids (1, tokens) of the conversation, as the chat template renders it, or of the last message where there is none."""
+        room = self.model.config.max_position_embeddings - self.max_new_tokens
+        while True:
+            ids = self._encode()
+            if ids.shape[1] <= room:
+                return ids.to(self.model.device)
+            if len(self.turns) == 1:
+                raise UserError(f"the message has {ids.shape[1]:,} tokens, and the model has room for {max(room, 0):,}; shorten it")
+            del self.turns[: 2 if len(self.turns) > 2 else 1]
+
+    def _encode(self) -> torch.Tensor:
+        if self.tokenizer.chat_template is None:
+            return self.tokenizer(self.turns[-1]["content"], return_tensors="pt").input_ids
+        return self.tokenizer.apply_chat_template(self.turns, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+
+
+def talk(speakers: Sequence[Speaker], messages: Iterator[str]) -> None:
+    """Answer every message with every speaker, until there is none or one says ``/quit``."""
+    for message in messages:
+        match message.strip():
+            case "":
+                continue
+            case "/quit":
+                return
+            case "/new":
+                for speaker in speakers:
+                    speaker.turns.clear()
+                print("(a new conversation)")
+            case text:
+                for speaker in speakers:
+                    speaker.answer(text)
+
+
+def _typed() -> Iterator[str]:
+    """Lines as they are typed or piped in."""
+    interactive = sys.stdin.isatty()
+    if interactive:
+        import readline  # noqa: F401  # arrow keys and history in input()
+    while True:
+        try:
+            yield input("you: " if interactive else "")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load the models and talk."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("data/checkpoints/finetuned"), help="default: %(default)s")
+    parser.add_argument("--parent", type=Path, help="a second checkpoint that answers each message too")
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="tokens of a reply at most (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0, the default: always the most probable token")
+    arguments = parser.parse_args(argv)
+    if arguments.max_new_tokens < 1 or arguments.temperature < 0:
+        raise UserError("--max-new-tokens must be ≥ 1 and --temperature ≥ 0")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    named = {"child": arguments.model, **({"parent": arguments.parent} if arguments.parent else {})}
+    speakers = [Speaker.load(name, folder, arguments.max_new_tokens, arguments.temperature) for name, folder in named.items()]
+    print("Type a message; /new starts a new conversation, /quit ends.")
+    talk(speakers, _typed())
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -1,0 +1,91 @@
+"""The chat says what stock generation says, turn by turn, and its one-line refusals."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from minigpts.errors import UserError
+from minigpts.reporting import chat
+from tests import tiny
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny.write_checkpoint(tmp_path / "model")
+
+
+def said(folder: Path, lines: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> list[str]:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        printed = io.StringIO()
+        patch.setattr(sys, "stdout", printed)
+        chat.main(["--model", str(folder), "--max-new-tokens", "6", *flags])
+    return printed.getvalue().splitlines()
+
+
+def stock_replies(folder: Path, messages: list[str]) -> list[str]:
+    """The same conversation by stock transformers alone."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+    turns, replies = [], []
+    for message in messages:
+        turns.append({"role": "user", "content": message})
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        output = model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
+        replies.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip())
+        turns.append({"role": "assistant", "content": replies[-1]})
+    return replies
+
+
+def test_replies_are_those_of_stock_generation_with_the_history(folder, monkeypatch):
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    messages = ["heart lung", "liver?"]
+    printed = "\n".join(said(folder, "\n".join(messages) + "\n", monkeypatch))
+    for reply in stock_replies(folder, messages):
+        assert f"child: {reply or chat.EMPTY}" in printed.replace("child:  ", "child: ")
+
+
+def test_new_forgets_and_quit_ends(folder, monkeypatch):
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    printed = said(folder, "heart\n/new\nheart\n/quit\nliver\n", monkeypatch)
+    replies = [line for line in printed if line.startswith("child:")]
+    assert len(replies) == 2
+    assert replies[0] == replies[1]
+    assert "(a new conversation)" in printed
+
+
+def test_both_answer_where_a_parent_is_named(folder, monkeypatch):
+    printed = said(folder, "heart\n", monkeypatch, "--parent", str(folder))
+    child, parent = (next(line for line in printed if line.startswith(name)).partition(": ")[2] for name in ("child", "parent"))
+    assert child == parent
+
+
+def test_a_full_context_drops_the_oldest_turns(folder, monkeypatch):
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    speaker = chat.Speaker.load("child", folder, 6, 0.0)
+    speaker.model.config.max_position_embeddings = 40
+    for _ in range(6):
+        speaker.answer("heart lung")
+    assert 2 <= len(speaker.turns) < 12
+    with pytest.raises(UserError, match="shorten it"):
+        speaker.answer("heart lung " * 40)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "nowhere"], "nowhere: no such checkpoint; `make repro` makes it"),
+        (["--max-new-tokens", "0"], "--max-new-tokens must be ≥ 1"),
+    ],
+)
+def test_refusals(flags, message):
+    with pytest.raises(UserError, match=message):
+        chat.main(flags)
