@@ -34,8 +34,9 @@ checks: $(READY)  ## linter and type checker
 	ruff format --check .
 	mypy
 
-bench: $(READY)  ## ratios side by side in one run, kept in benchmarks/results.md (minutes)
+bench: $(READY)  ## ratios side by side in one run, kept in benchmarks/results and docs/results.md (minutes)
 	python -m benchmarks.ratios.run
+	python -m benchmarks.results_page
 
 criteria: $(READY)  ## the bake-off of pruning criteria on the prepared text, kept in data/criteria.csv (hours)
 	python -m benchmarks.bakeoff.criteria

@@ -9,13 +9,17 @@ from typing import Any
 from minigpts import artifacts
 
 Line = Mapping[str, Any]  # of a CSV
-Row = tuple[str, str, str]  # what, measured, goal
+Row = tuple[str, str, str]  # what, measured, target
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| what | measured | goal |", "|---|---|---|", *(f"| {what} | {measured} | {goal} |" for what, measured, goal in rows)]
-    return "\n".join(lines)
+    return markdown(("what", "measured", "target"), rows)
 
 
 def merge(path: Path, lines: Sequence[Line], key: Callable[[Line], tuple[Any, ...]]) -> None:

@@ -83,6 +83,7 @@ def row(run: Run) -> dict[str, Any]:
     return {
         "domain": run.name,
         "size_reduction": run.metrics["summary"]["size_reduction"],
+        "tuned_tokens": run.metrics["finetune"]["tokens"],
         "bits_per_byte_parent": base["bits_per_byte"],
         "bits_per_byte": child["bits_per_byte"],
         "acc_parent": base.get("acc"),

@@ -1,4 +1,4 @@
-"""Every ratio of `make bench`, side by side in one run, kept in benchmarks/results.md with the machine's description.
+"""Every ratio of `make bench`, side by side in one run, kept in benchmarks/results/ratios.csv with the machine's description.
 
 Needs what `make repro` leaves. Ratios of one run compare; seconds of two machines don't, so none are kept.
 """
@@ -16,6 +16,7 @@ import transformers
 
 from benchmarks.ratios import finetuning, inference, profiling, pruning, token_counting, tokenizer_trimming
 from benchmarks.table import Row, as_markdown
+from minigpts import artifacts
 
 CHECKPOINTS, PREPARED, PROFILE = Path("data/checkpoints"), Path("data/prepared"), Path("data/profile")
 BASE = CHECKPOINTS / "base"
@@ -46,7 +47,7 @@ def machine() -> str:
 def main() -> None:
     """Measure, print each table as it comes, and keep them all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results.md"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ratios.csv"), help="default: %(default)s")
     arguments = parser.parse_args()
     found: list[Row] = []
     for name, measure in BENCHMARKS.items():
@@ -54,8 +55,9 @@ def main() -> None:
         rows = measure()
         print(as_markdown(rows), flush=True)
         found += rows
-    text = f"# Benchmarks\n\n`make bench`, one run, everything side by side.\n\nMachine: {machine()}\n\n{as_markdown(found)}\n"
-    arguments.out.write_text(text, encoding="utf-8")
+    of = machine()
+    lines = [{"what": what, "measured": measured, "target": target, "machine": of} for what, measured, target in found]
+    artifacts.write_csv(arguments.out, lines)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from tests import tiny
 from tests.e2e.project import write_params
 
 COLUMNS = {
-    "domains": "domain,size_reduction,bits_per_byte_parent,bits_per_byte,acc_parent,acc,acc_stderr,paper_acc_parent,paper_acc"
-    ",recovery_tokens",
+    "domains": "domain,size_reduction,tuned_tokens,bits_per_byte_parent,bits_per_byte,acc_parent,acc,acc_stderr"
+    ",paper_acc_parent,paper_acc,recovery_tokens",
     "cross_domain": "domain,evaluated_on,bits_per_byte,bits_per_byte_parent,acc,acc_parent",
     "calibration_domains": "domain,calibrated_on,refit,neurons_removed,perplexity,perplexity_parent",
 }
@@ -64,7 +64,7 @@ def make_domain(folder: Path, base: Path, texts: list[str], questions: bool) -> 
         "base": measured(base, folder, base),
         "finetuned": measured(folder / "child", folder, base),
         "summary": {"size_reduction": 0.5},
-        "finetune": {"recovered_at_tokens": 512} if questions else {},
+        "finetune": {"tokens": 1024, "recovered_at_tokens": 512} if questions else {"tokens": 1024},
     }
     return Run(folder.name, folder, metrics)
 
@@ -165,7 +165,7 @@ def test_collecting_writes_tables_and_pictures_and_keeps_other_domains(runs, bas
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "a"}))
     out = tmp_path / "results"
     out.mkdir()
-    (out / "domains.csv").write_text(f"{COLUMNS['domains']}\nlaw,0.5,1,1,,,,,,\norgans,0.1,1,1,,,,,,\n")
+    (out / "domains.csv").write_text(f"{COLUMNS['domains']}\nlaw,0.5,2048,1,1,,,,,,\norgans,0.1,2048,1,1,,,,,,\n")
     data = [f"{name}={tmp_path}/texts.jsonl" for name in ("organs", "hair", "broken")]
     domains.main(["--data", *data, "--collect", "--out", str(out)])
 
@@ -174,10 +174,10 @@ def test_collecting_writes_tables_and_pictures_and_keeps_other_domains(runs, bas
         with (out / f"{name}.csv").open() as file:
             assert file.readline().strip() == columns
             tables[name] = list(csv.DictReader(file, columns.split(",")))
-    assert [(row["domain"], row["size_reduction"], row["recovery_tokens"]) for row in tables["domains"]] == [
-        ("hair", "0.5", ""),
-        ("law", "0.5", ""),
-        ("organs", "0.5", "512"),
+    assert [(row["domain"], row["size_reduction"], row["tuned_tokens"], row["recovery_tokens"]) for row in tables["domains"]] == [
+        ("hair", "0.5", "1024", ""),
+        ("law", "0.5", "2048", ""),
+        ("organs", "0.5", "1024", "512"),
     ]
     assert len(tables["cross_domain"]) == 4 and len(tables["calibration_domains"]) == 8
     pictures = {path.name for path in out.glob("*.png")}

@@ -1,0 +1,66 @@
+"""docs/results.md says what the CSVs and metrics say."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results_page
+from benchmarks.results_tables import Sources
+from minigpts import artifacts
+from minigpts.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+PERPLEXITIES = [
+    ("dense", "none", 0, 0, 0, 11.5),
+    ("wanda", "least_squares", 0.2, 0, 0, 13.0),
+    ("wanda", "least_squares", 0.2, 1, 0, 14.0),
+    ("wanda", "least_squares", 0.2, 0, 512, 7.25),
+    ("random", "none", 0.2, 0, 0, 708762),
+]
+
+
+@pytest.mark.parametrize("page", results_page.PAGES, ids=str)
+def test_the_committed_page_is_what_the_generator_makes(page):
+    """A run of one's own changes metrics/ and not the page: python -m benchmarks.results_page fills it before a commit."""
+    command = ["git", "status", "--porcelain", "metrics", "benchmarks/results"]
+    if subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout:
+        pytest.skip("metrics or benchmarks/results differ from what is committed")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert results_page.filled(text, Sources(ROOT)) == text
+
+
+def test_the_bake_off_becomes_means_with_their_seeds_best_first(tmp_path):
+    columns = ("criterion", "refit", "ratio", "seed", "tuned_tokens", "perplexity")
+    rows = [dict(zip(columns, row, strict=True)) for row in PERPLEXITIES]
+    artifacts.write_csv(tmp_path / "benchmarks/results/criteria.csv", rows)
+    filled = results_page.filled("a\n<!-- table: criteria.csv -->old<!-- end -->\nb", Sources(tmp_path))
+    assert filled == (
+        "a\n<!-- table: criteria.csv -->\n\n"
+        "|  | 20 %, untuned | 20 %, tuned |\n| --- | --- | --- |\n"
+        "| parent | 11.5 |  |\n| wanda + refit | 13.5 (2) | 7.25 |\n| random | 708,762 |  |\n\n<!-- end -->\nb"
+    )
+
+
+def test_a_value_stands_in_its_line_and_filling_twice_changes_nothing(tmp_path):
+    for name, perplexity in (("finetuned", 15.0), ("tuned_parent", 10.0)):
+        artifacts.write_json(tmp_path / f"metrics/{name}.json", {"perplexity": perplexity})
+    page = "× <!-- value: perplexity over the tuned parent's --><!-- end --> of it"
+    once = results_page.filled(page, Sources(tmp_path))
+    assert once == "× <!-- value: perplexity over the tuned parent's -->1.50<!-- end --> of it"
+    assert results_page.filled(once, Sources(tmp_path)) == once
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("<!-- table: nothing.csv --><!-- end -->", "no block is called 'nothing.csv'"),
+        ("<!-- table: criteria.csv --> <!-- table: domains.csv --><!-- end -->", "the block 'criteria.csv' has no <!-- end -->"),
+        ("<!-- value: fine-tuning -->", "the block 'fine-tuning' has no <!-- end -->"),
+    ],
+)
+def test_a_block_that_cannot_be_filled_is_named(page, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        results_page.filled(page, Sources(tmp_path))
