@@ -23,10 +23,13 @@ class Params:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Load the checkpoint as anyone would, in fp32 whatever the machine, and write its metrics."""
+    """Load the checkpoint as anyone would, in fp32 whatever the machine, and write its metrics; none of one that was skipped."""
     arguments = _parser().parse_args(argv)
     settings = params.read(arguments.params, Params, "evaluate")
     machine = params.read(arguments.params, params.Runtime, "runtime")
+    if (arguments.model / checkpoint.SKIPPED).exists():
+        artifacts.write_json(arguments.metrics, {})
+        return
     texts = {split: artifacts.read_table(getattr(arguments, split), ["text"])["text"] for split in ("validation", "test")}
     questions = artifacts.read_jsonl(arguments.questions)
 

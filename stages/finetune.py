@@ -25,7 +25,11 @@ class EvaluateParams:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    args = _parser().parse_args(argv)
+    run(parser(__doc__, Path(".scratch/finetune")).parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Tune what the flags name by the params they name; tune_parent runs it too."""
     settings = params.read(args.params, Params, "finetune")
     evaluation = params.read(args.params, EvaluateParams, "evaluate")
     runtime = params.read(args.params, params.Runtime, "runtime")
@@ -72,8 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parser(description: str | None, scratch: Path) -> argparse.ArgumentParser:
+    """The flags, which tune_parent shares."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", type=Path, required=True, help="the pruned checkpoint")
     parser.add_argument("--train", type=Path, required=True, help="parquet of training text")
     parser.add_argument("--validation", type=Path, required=True, help="parquet of validation text")
@@ -85,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--metrics", type=Path, required=True, help="json to write")
     parser.add_argument("--curve", type=Path, required=True, help="csv to write")
-    parser.add_argument("--scratch", type=Path, default=Path(".scratch/finetune"), help="where an interrupted run is resumed from")
+    parser.add_argument("--scratch", type=Path, default=scratch, help="where an interrupted run is resumed from")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     return parser
 

@@ -23,7 +23,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--plan", type=Path, required=True, help="the plan to write, json")
     parser.add_argument("--metrics", type=Path, required=True, help="its figures to write, json")
     parser.add_argument("--table", type=Path, required=True, help="what was measured, and what is taken of it, to write, csv")
-    parser.add_argument("--figure", type=Path, required=True, help="picture to write, png")
     arguments = parser.parse_args(argv)
     settings = params.read(arguments.params, Params, "budget")
     damage = params.read(arguments.params, DamageParams, "damage")
@@ -42,14 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         planned, rows, metrics = planning.make(bench, request, measured, limit)
         print(table.text(rows, metrics))
 
-    from minigpts.reporting import figures
-
-    picture = figures.plan(rows).png()
     plan.write(arguments.plan, planned)
     artifacts.write_json(arguments.metrics, metrics)
     artifacts.write_csv(arguments.table, rows)
-    with artifacts.replacing(arguments.figure) as temporary:
-        temporary.write_bytes(picture)
 
 
 if __name__ == "__main__":

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
 
 if TYPE_CHECKING:
+    from minigpts.budget.plan import Plan
     from minigpts.reporting.figures import Picture
 
-METRICS = ("dataset", "plan", "prune_neurons", "prune_embeddings", "finetune", "base", "pruned", "finetuned")
+METRICS = ("dataset", "plan", "prune_neurons", "prune_embeddings", "finetune", "base", "tuned_parent", "pruned", "finetuned")
 
 
 @dataclass(frozen=True)
 class Params:
     """``threshold``, ``embedding_threshold`` and the section ``report``."""
 
-    threshold: float  # ε of Eq. 1, drawn into the magnitudes
-    embedding_threshold: float  # relative frequency, drawn into the token counts
+    threshold: float  # ε of Eq. 1, drawn into the magnitudes where it decided
+    embedding_threshold: float  # relative frequency, drawn into the token counts where it decided
     prompts: tuple[str, ...]  # parent and child go on from each; an empty list leaves the samples out
     max_new_tokens: int  # of each continuation
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--finetuned", type=Path, required=True, help="the child's checkpoint folder")
     parser.add_argument("--stats", type=Path, required=True, help="activation_stats.safetensors")
     parser.add_argument("--counts", type=Path, required=True, help="token_counts.parquet")
+    parser.add_argument("--plan", type=Path, required=True, help="what plan_budget wrote: where a plan decided, no threshold did")
     parser.add_argument("--metrics", type=Path, required=True, help="folder of the stages' metrics, with plots/ in it")
     parser.add_argument("--summary", type=Path, required=True, help="summary.json to write")
     parser.add_argument("--figures", type=Path, required=True, help="folder to write the PNG figures in")
@@ -48,16 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     values = params.read(args.params, Params, "report", top_level=("threshold", "embedding_threshold"))
 
+    from minigpts.budget import plan
     from minigpts.reporting import page, samples, summary, tokens
 
     metrics = {name: artifacts.read_json(args.metrics / f"{name}.json") for name in METRICS}
-    headlines = summary.summarize(metrics["base"], metrics["finetuned"], metrics["finetune"])
-    pictures = _pictures(args, values, metrics["finetune"].get("recovered_at_tokens"))
+    planned = plan.read(args.plan)
+    headlines = summary.summarize(*(metrics[name] for name in ("base", "finetuned", "tuned_parent", "finetune")))
+    pictures = _pictures(args, values, planned, metrics)
     texts = [samples.continuations(folder, values.prompts, values.max_new_tokens) for folder in (args.base, args.finetuned)]
     pairs = [page.Sample(*sample) for sample in zip(values.prompts, *texts, strict=True)]
-    shown = {name: getattr(values, name) for name in ("threshold", "embedding_threshold", "max_new_tokens")}
-    figures = [*_plan(args, metrics["plan"]), *pictures]
-    html = page.render(page.Run(headlines, metrics, shown, figures, pairs, tokens.dropped_tokens(args.finetuned)))
+    shown = pictures if planned else pictures[1:]  # without a plan there is no picture of one to look at
+    html = page.render(page.Run(metrics, _decided_by(values, planned), shown, pairs, tokens.dropped_tokens(args.finetuned)))
 
     for picture in pictures:
         with artifacts.replacing(args.figures / f"{picture.name}.png") as temporary:
@@ -67,35 +70,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     artifacts.write_json(args.summary, headlines)
 
 
-def _plan(args: argparse.Namespace, metrics: dict) -> list[Picture]:
-    """Where a budget was spent, if there was one; the picture's file is plan_budget's."""
-    from minigpts.reporting import figures
-
-    if "num_parameters" not in metrics:
-        return []
-    rows = artifacts.read_csv(args.metrics / "plots" / "plan.csv")
-    numbers = [{**row, **{key: float(row[key]) for key in ("bytes_freed", "damage")}} for row in rows]
-    return [figures.plan([{**row, "chosen": row["chosen"] == "True"} for row in numbers])]
+def _decided_by(values: Params, planned: Plan | None) -> dict[str, Any]:
+    """The settings that decided the cut."""
+    if planned is None:
+        return {name: getattr(values, name) for name in ("threshold", "embedding_threshold", "max_new_tokens")}
+    plan = {f"plan.{name}": value for name, value in asdict(planned).items() if name != "widths"}
+    return {**plan, "max_new_tokens": values.max_new_tokens}
 
 
-def _pictures(args: argparse.Namespace, values: Params, recovered_at_tokens: int | None) -> list[Picture]:
+def _pictures(args: argparse.Namespace, values: Params, planned: Plan | None, metrics: Mapping[str, Any]) -> list[Picture]:
+    """The page's figures; a plan's own stands first where there is one."""
     import numpy as np
 
     from minigpts.reporting import figures, sizes
 
     widths = artifacts.read_csv(args.metrics / "plots" / "layer_widths.csv")
     curve = artifacts.read_csv(args.metrics / "plots" / "recovery.csv")
+    counts = np.array(artifacts.read_table(args.counts, ["count"])["count"])
+    thresholds = (values.threshold, values.embedding_threshold) if planned is None else (None, None)
     return [
-        figures.neuron_magnitudes(figures.mean_magnitudes(artifacts.read_arrays(args.stats)), values.threshold),
-        figures.token_frequencies(np.array(artifacts.read_table(args.counts, ["count"])["count"]), values.embedding_threshold),
+        figures.plan(artifacts.read_csv(args.metrics / "plots" / "plan.csv")),
+        figures.neuron_magnitudes(figures.mean_magnitudes(artifacts.read_arrays(args.stats)), thresholds[0]),
+        figures.token_frequencies(counts, thresholds[1], None if planned is None else planned.num_counted_tokens),
         figures.layer_widths([int(row["width"]) for row in widths], [int(row["parent_width"]) for row in widths]),
         figures.recovery(
             [int(row["tokens"]) for row in curve],
             [float(row["validation_bits_per_byte"]) for row in curve],
             float(curve[0]["parent_validation_bits_per_byte"]),
-            recovered_at_tokens,
+            metrics["finetune"].get("recovered_at_tokens"),
             [float(row["validation_acc_norm"]) for row in curve if row.get("validation_acc_norm")],
             float(parent) if (parent := curve[0].get("parent_validation_acc_norm")) else None,
+            metrics["tuned_parent"].get("validation_bits_per_byte"),
         ),
         figures.where_the_bytes_went(sizes.bytes_by_part(args.base), sizes.bytes_by_part(args.finetuned)),
     ]

@@ -20,8 +20,21 @@ from minigpts.errors import UserError
 T = TypeVar("T")
 
 # Everything that may stand at the top level of params.yaml: sections and, first, single values.
-TOP_LEVEL = ("threshold", "embedding_threshold", "tune_parent", "model", "dataset", "profile", "budget", "damage", "prune_neurons")
-TOP_LEVEL += ("finetune", "evaluate", "report", "runtime")
+TOP_LEVEL = (
+    "threshold",
+    "embedding_threshold",
+    "tune_parent",
+    "model",
+    "dataset",
+    "profile",
+    "budget",
+    "damage",
+    "prune_neurons",
+    "finetune",
+    "evaluate",
+    "report",
+    "runtime",
+)
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,14 @@ def closure(stage: str) -> set[Path]:
 
 
 def as_deps(files: set[Path]) -> list[str]:
-    """The files as dvc.yaml lists them: a package stands as its folder where at least half of its files are needed."""
+    """The files as dvc.yaml lists them: a package stands as its folder where at least half of its files are needed.
+
+    An ``__init__.py`` of nothing but a docstring runs nothing.
+    """
     deps = set()
     for path in files:
+        if path.name == "__init__.py" and len(ast.parse(path.read_text(encoding="utf-8")).body) <= 1:
+            continue
         inside = [folder for folder in path.parents if any(root in folder.parents for root in PACKAGES.values())]
         wholes = [folder for folder in inside if 2 * len(files & members(folder)) >= len(members(folder))]
         deps.add([path, *wholes][-1].relative_to(ROOT).as_posix())
@@ -99,12 +104,22 @@ def members(folder: Path) -> set[Path]:
 
 
 def params_read(path: Path) -> Iterator[tuple[str, str | None, tuple[str, ...]]]:
-    """The calls of ``params.read`` in a file: the dataclass as written, the section, the fields from the top level."""
+    """The calls of ``params.read`` in a file: the dataclass as written, the section, the fields from the top level.
+
+    A stage that runs another stage's code reads its params, too.
+    """
     for node in nodes(path):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "params.read":
             _, cls, section, *rest = node.args
             rest += [keyword.value for keyword in node.keywords]
             yield ast.unparse(cls), ast.literal_eval(section), ast.literal_eval(rest[0]) if rest else ()
+        elif (
+            isinstance(node, ast.Call)
+            and (other := re.fullmatch(r"(\w+)\.run", ast.unparse(node.func)))
+            and path.parent == PACKAGES["stages"]
+        ):
+            for cls, section, top_level in params_read(PACKAGES["stages"] / f"{other[1]}.py"):
+                yield f"{other[1]}.{cls}", section, top_level
 
 
 # What dvc.yaml says
@@ -197,17 +212,26 @@ def test_every_out_has_one_writer_and_every_dep_is_an_out():
     assert [path for path in sorted(read) if not any(_within(path, out) for out in written)] == []
 
 
-def test_metrics_and_plots_go_into_git_and_outs_into_the_cache():
-    """A plain out with ``cache: false`` would cost its stage the run cache: going back to an earlier value would run it."""
+def test_what_is_small_goes_into_git_and_the_rest_into_the_cache():
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     for stage in DVC_YAML:
         for spec in expanded(stage):
-            for path, settings in listed(spec, "outs").items():
-                assert settings.get("cache", True), f"{path}: DVC must cache it"
-                assert f"/{path}" in ignored, f"/{path} must stand in .gitignore by hand: DVC adds it only after the stage"
-            for path, settings in listed(spec, "metrics", "plots").items():
-                assert settings.get("cache") is False, f"{path}: needs {{cache: false}}"
-                assert f"/{path}" not in ignored, f"{path} belongs into git"
+            for path, settings in listed(spec, *WRITTEN).items():
+                if path.startswith("metrics/") and not path.endswith(".html"):
+                    assert settings.get("cache") is False, f"{path}: needs {{cache: false}}"
+                    assert f"/{path}" not in ignored, f"{path} belongs into git"
+                else:
+                    assert settings.get("cache", True), f"{path}: DVC must cache it"
+                    assert f"/{path}" in ignored, f"/{path} must stand in .gitignore by hand: DVC adds it only after the stage"
+
+
+def test_dvc_lists_the_summary_alone():
+    """`dvc exp show` and `dvc metrics diff` have a column for every metric: the other files are plain outs, read on demand."""
+    assert [path for stage in DVC_YAML for path in listed(DVC_YAML[stage], "metrics")] == ["metrics/summary.json"]
+
+
+def test_every_stage_says_what_it_does():
+    assert [stage for stage in DVC_YAML if not DVC_YAML[stage].get("desc")] == []
 
 
 def test_no_out_persists():

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 COMPANIONS = (*TOKENIZER_FILES, "generation_config.json")
+SKIPPED = "skipped.json"  # stands alone in the folder of a checkpoint whose stage was switched off
 
 Shapes = Mapping[str, tuple[int, ...]]
 NamedTensors = Iterable[tuple[str, "torch.Tensor | artifacts.StoredTensor"]]

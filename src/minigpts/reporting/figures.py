@@ -37,10 +37,10 @@ def mean_magnitudes(statistics: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     return [statistics[f"layers.{layer}.mlp.abs_sum"] / count for layer in range(layers)]
 
 
-def neuron_magnitudes(magnitudes: Sequence[np.ndarray], threshold: float) -> Picture:
-    """Each layer's neurons in order of their mean |activation|, all layers pooled, and the threshold ε."""
+def neuron_magnitudes(magnitudes: Sequence[np.ndarray], threshold: float | None) -> Picture:
+    """Each layer's neurons in order of their mean |activation|, all layers pooled, and the threshold ε; None: it chose nothing."""
     pooled = np.concatenate(magnitudes)
-    below = float(np.mean(pooled <= threshold))
+    below = "" if threshold is None else f"{np.mean(pooled <= threshold):.1%}"
 
     def draw(axes: Axes, theme: Theme) -> None:
         from matplotlib import colormaps
@@ -51,8 +51,8 @@ def neuron_magnitudes(magnitudes: Sequence[np.ndarray], threshold: float) -> Pic
         for layer, values in enumerate(magnitudes):
             axes.plot(*_sorted_curve(values), color=depths(layer), linewidth=0.8)
         axes.plot(*_sorted_curve(pooled), color=theme.ink, linewidth=2.4, label="all layers")
-        if threshold > 0:
-            axes.axhline(threshold, color=theme.cut, linestyle="--", label=f"ε = {threshold:g}: {below:.1%} at or below")
+        if threshold:
+            axes.axhline(threshold, color=theme.cut, linestyle="--", label=f"ε = {threshold:g}: {below} at or below")
         axes.set_yscale("log", nonpositive="mask")
         axes.set_xlim(0, 100)
         axes.set_xlabel("neurons, quietest first (% of the layer)")
@@ -63,14 +63,16 @@ def neuron_magnitudes(magnitudes: Sequence[np.ndarray], threshold: float) -> Pic
         bar.set_ticks(_layer_ticks(len(magnitudes)))
         bar.outline.set_visible(False)  # type: ignore[operator]
 
+    decided = "the budget's plan decided how many go, not a threshold"
+    if threshold is not None:
+        decided = f"what lies on or under the dashed line counts as quiet: {below} of {pooled.size:,} neurons at ε = {threshold:g}"
     return Picture(
         "neuron_magnitudes",
         "How loud each neuron is",
-        "Every MLP neuron's mean absolute activation over the calibration text, one thin line a layer; what lies on or under the"
-        f" dashed line counts as quiet: {below:.1%} of {pooled.size:,} neurons at ε = {threshold:g}.",
+        f"Every MLP neuron's mean absolute activation over the calibration text, one thin line a layer; {decided}.",
         f"Sorted curves of mean absolute activation, one for each of {len(magnitudes)} layers, on a logarithmic scale. Medians run"
         f" from {min(np.median(layer) for layer in magnitudes):.2g} to {max(np.median(layer) for layer in magnitudes):.2g};"
-        f" {below:.1%} of the neurons are at or below the threshold {threshold:g}.",
+        f" {decided}.",
         draw,
     )
 
@@ -84,31 +86,39 @@ def _layer_ticks(count: int) -> list[int]:
     return list(range(0, count, max(1, -(-count // 8))))
 
 
-def token_frequencies(counts: np.ndarray, embedding_threshold: float) -> Picture:
-    """How often each token occurs against its rank, the cut, and the tokens that never occur. ``counts``: (vocab_size,)."""
+def token_frequencies(counts: np.ndarray, embedding_threshold: float | None, num_planned: int | None = None) -> Picture:
+    """How often each token occurs against its rank, and which are kept for their count. ``counts``: (vocab_size,).
+
+    What decides is ``embedding_threshold``, a relative frequency, or the budget's plan, which keeps the ``num_planned`` most
+    frequent.
+    """
     ordered = np.sort(counts)[::-1]
     occurring, total = int(np.count_nonzero(ordered)), int(ordered.sum())
-    above = int(np.count_nonzero(ordered > embedding_threshold * total))
     never = ordered.size - occurring
+    if embedding_threshold is None:
+        kept, cut, line = min(num_planned or 0, occurring), "that the budget's plan keeps", 0.0
+    else:
+        line = embedding_threshold * total
+        kept, cut = int(np.count_nonzero(ordered > line)), "above the cut"
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.plot(np.arange(1, occurring + 1), ordered[:occurring], color=theme.child)
         axes.set(xscale="log", yscale="log", xlim=(1, ordered.size), xlabel="token's rank", ylabel="times in the training text")
         axes.set_ylim(bottom=0.7)
-        axes.axvspan(above + 0.5, ordered.size, color=theme.cut, alpha=0.22, linewidth=0)
-        axes.axvline(above + 0.5, color=theme.cut, linestyle="--")
-        if embedding_threshold > 0:
-            axes.axhline(embedding_threshold * total, color=theme.cut, linestyle=":", linewidth=1.2)
-        text = f"{above:,} tokens above the cut\n{occurring - above:,} at or below it\n{never:,} never occur"
+        axes.axvspan(kept + 0.5, ordered.size, color=theme.cut, alpha=0.22, linewidth=0)
+        axes.axvline(kept + 0.5, color=theme.cut, linestyle="--")
+        if line > 0:
+            axes.axhline(line, color=theme.cut, linestyle=":", linewidth=1.2)
+        text = f"{kept:,} tokens {cut}\n{occurring - kept:,} others that occur\n{never:,} never occur"
         axes.text(0.04, 0.06, text, transform=axes.transAxes, linespacing=1.5)
 
     return Picture(
         "token_frequencies",
         "How often each token occurs",
         f"Of the parent's {ordered.size:,} tokens {never:,} ({never / ordered.size:.1%}) never occur in the training text; the"
-        " shaded ones go, unless the tokenizer needs them to build a token that stays.",
+        " shaded ones are removed, unless the tokenizer needs them to build a token that is kept.",
         f"Rank and frequency of tokens on logarithmic scales, falling from {ordered[0]:,} occurrences to one at rank {occurring:,}."
-        f" {above:,} tokens are above the cut, {occurring - above:,} occur but are at or below it, {never:,} never occur.",
+        f" {kept:,} tokens {cut}, {occurring - kept:,} others occur, {never:,} never occur.",
         draw,
     )
 
@@ -149,13 +159,16 @@ def recovery(
     recovered_at_tokens: int | None,
     acc_norm: Sequence[float] = (),
     parent_acc_norm: float | None = None,
+    tuned_parent_bits_per_byte: float | None = None,
 ) -> Picture:
-    """Validation bits per byte over the tokens of fine-tuning, against the parent's; below it, where there are any, answers."""
+    """Validation bits per byte over the tokens of fine-tuning, against the parent's and the tuned parent's; below it accuracy."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         thousands = np.asarray(tokens) / 1000
         axes.plot(thousands, bits_per_byte, color=theme.child, marker="o", markersize=4.5, label="child")
         axes.axhline(parent_bits_per_byte, color=theme.parent, linestyle="--", label="parent")
+        if tuned_parent_bits_per_byte is not None:
+            axes.axhline(tuned_parent_bits_per_byte, color=theme.ink, linestyle=":", label="tuned parent")
         if recovered_at_tokens is not None and recovered_at_tokens in tokens:
             point = list(tokens).index(recovered_at_tokens)
             where = (thousands[point], bits_per_byte[point])
@@ -172,7 +185,7 @@ def recovery(
             lowest.plot(thousands, np.multiply(acc_norm, 100), color=theme.child, marker="o", markersize=4.5)
             if parent_acc_norm is not None:
                 lowest.axhline(parent_acc_norm * 100, color=theme.parent, linestyle="--")
-            lowest.set_ylabel("answers (%)")
+            lowest.set_ylabel("accuracy (%)")
             lowest.margins(y=0.2)
         lowest.set_xlabel("tokens of fine-tuning (thousands)")
 
@@ -223,11 +236,20 @@ def where_the_bytes_went(parent: Mapping[str, int], child: Mapping[str, int]) ->
     )
 
 
-def plan(rows: Sequence[Mapping[str, Any]]) -> Picture:
+def plan(table: Sequence[Mapping[str, str]]) -> Picture:
     """What removing each resource alone would cost, and what the budget takes of each.
 
-    ``rows`` are those of ``metrics/plots/plan.csv``: kind, bytes_freed, damage (bits per byte) and chosen.
+    ``table`` is ``metrics/plots/plan.csv`` as it is read: kind, bytes_freed, damage (bits per byte) and chosen.
     """
+    rows: list[dict[str, Any]] = [
+        {
+            "kind": row["kind"],
+            "bytes_freed": float(row["bytes_freed"]),
+            "damage": float(row["damage"]),
+            "chosen": row["chosen"] == "True",
+        }
+        for row in table
+    ]
     chosen = {row["kind"]: row for row in rows if row["chosen"]}
     total = sum(row["bytes_freed"] for row in chosen.values())
     shares = {kind: row["bytes_freed"] / total for kind, row in chosen.items()} if total else {}

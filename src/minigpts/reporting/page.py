@@ -19,7 +19,8 @@ STOPPED = {  # finetune's stop_reason, in words
     "plateau": "it no longer improved",
     "budget": "its budget of tokens was spent",
 }
-EVALUATIONS = {"base": "parent", "pruned": "pruned", "finetuned": "child"}  # metrics file: what the page calls it
+# metrics file: what the page calls it; the tuned parent's is empty where the parent wasn't tuned
+EVALUATIONS = {"base": "parent", "tuned_parent": "tuned parent", "pruned": "pruned", "finetuned": "child"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,6 @@ class Dropped:
 class Run:
     """All that the page shows. ``metrics`` holds each file of ``metrics/`` under its name without ``.json``."""
 
-    summary: Metrics
     metrics: Mapping[str, Metrics]
     parameters: Mapping[str, Any]
     pictures: Sequence[Picture]
@@ -73,9 +73,9 @@ def render(run: Run) -> str:
     dataset = run.metrics["dataset"]
     width, height = style.pixels()
     return environment.get_template(TEMPLATE).render(
-        findings=findings(run.summary),
+        findings=findings(*(run.metrics[name] for name in ("base", "finetuned", "tuned_parent"))),
         tiles=[_tile(run, *tile) for tile in TILES],
-        columns=list(EVALUATIONS.values()),
+        columns=[EVALUATIONS[name] for name in _measured(run)],
         rows=[row for number in NUMBERS if (row := _row(run, number)) is not None],
         figures=[_figure(picture) for picture in run.pictures],
         width=width,
@@ -90,8 +90,13 @@ def render(run: Run) -> str:
     )
 
 
+def _measured(run: Run) -> list[str]:
+    """The evaluations that there are, in the order of the columns."""
+    return [name for name in EVALUATIONS if run.metrics[name]]
+
+
 def _values(run: Run, key: str) -> list[float | None]:
-    return [run.metrics[name].get(key) for name in EVALUATIONS]
+    return [run.metrics[name].get(key) for name in _measured(run)]
 
 
 def _facts(run: Run) -> list[str]:
@@ -132,12 +137,13 @@ def _tile(run: Run, key: str, label: str, show: Callable[[float], str]) -> dict[
         change = f"{(child - parent) * 100:+.1f} points"
     else:
         change = f"{child / parent - 1:+.1%}" if parent else MISSING
-    steps = [(name, MISSING if value is None else show(value)) for name, value in zip(EVALUATIONS.values(), values, strict=True)]
+    names = [EVALUATIONS[name] for name in _measured(run)]
+    steps = [(name, MISSING if value is None else show(value)) for name, value in zip(names, values, strict=True)]
     return {"label": label, "change": change.replace("-", "−"), "steps": steps}
 
 
 def _row(run: Run, number: Number) -> dict[str, Any] | None:
-    """A row of the table, or None for a number that none of the three has."""
+    """A row of the table, or None for a number that no evaluation has."""
     values = _values(run, number.key)
     if all(value is None for value in values):
         return None

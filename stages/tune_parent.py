@@ -1,0 +1,38 @@
+"""Tune the parent itself as the child is tuned, where tune_parent is true: what a child has to be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minigpts import artifacts, params
+from minigpts.errors import exit_cleanly
+from minigpts.model import checkpoint
+from stages import finetune
+
+NO_CURVE = [{"step": 0, "tokens": 0, "validation_bits_per_byte": None}]
+
+
+@dataclass(frozen=True)
+class Params:
+    """What the top level of params.yaml says."""
+
+    tune_parent: bool  # tune the parent too, on as many tokens as the child and by the same recipe
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Tune, or leave a note that there is nothing to compare with."""
+    arguments = finetune.parser(__doc__, Path(".scratch/tune_parent")).parse_args(argv)
+    if params.read(arguments.params, Params, None, top_level=("tune_parent",)).tune_parent:
+        finetune.run(arguments)
+        return
+    with artifacts.replacing(arguments.out) as folder:
+        folder.mkdir()
+        artifacts.write_json(folder / checkpoint.SKIPPED, {"tune_parent": False})
+    artifacts.write_csv(arguments.curve, NO_CURVE)
+    artifacts.write_json(arguments.metrics, {})
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
