@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = {queue.named("domain", domain): domain for domain in wanted}
     if not arguments.collect:
         size = f"budget.target_size_reduction={arguments.size}"
-        queue.queue({name: [size, *wanted[names[name]], *arguments.settings] for name in names}, ["dvc.yaml"])
+        queue.queue({name: [size, *wanted[names[name]], *arguments.settings] for name in names})
         queue.work_off(list(names), arguments.hours, "domain")
     finished = queue.finished(names)
     with tempfile.TemporaryDirectory() as scratch:

@@ -2,7 +2,7 @@
 
 python -m benchmarks.experiments.frontier [--sizes 0.3 0.42 0.55 0.7] [--data NAME] [--set KEY=VALUE …]
 
-Queues a DVC experiment a size, with what tunes the parent (benchmarks/dvc.yaml), runs the queue, and collects. Queued
+Queues a DVC experiment a size, with ``tune_parent=true``, runs the queue, and collects. Queued
 experiments see only files that git tracks; what one of them has made, the next takes from the run cache. Sizes are
 ``budget.target_size_reduction``; ``--set`` passes on further params, such as dataset.source for text of your own, whose rows
 ``--data`` names. Rows of other data and other sizes stay. ``--collect`` queues nothing and takes the experiments that are there.
@@ -29,7 +29,6 @@ from minigpts.reporting.style import Theme
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TARGETS = ("dvc.yaml", "benchmarks/dvc.yaml")
 METRICS = ("summary", "finetune", "base", "finetuned", "tuned_parent")
 BASE, CHILD = Path("data/checkpoints/base"), Path("data/checkpoints/finetuned")
 
@@ -47,7 +46,7 @@ class Point:
         return {
             "data": data,
             "size_reduction": summary["size_reduction"],
-            "bytes_reduction": summary["bytes_reduction"],
+            "bytes_reduction": 1 - child["checkpoint_bytes"] / self.metrics["base"]["checkpoint_bytes"],
             "tuned_tokens": self.metrics["finetune"]["tokens"],
             **{name: child.get(name) for name in ("perplexity", "bits_per_byte", "acc")},  # acc: empty without questions
             "perplexity_parent": self.metrics["base"]["perplexity"],
@@ -145,8 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     sizes = {queue.named("frontier", arguments.data, f"{round(1000 * size):03d}"): size for size in arguments.sizes}
     if not arguments.collect:
-        wanted = {name: [f"budget.target_size_reduction={size}", *arguments.settings] for name, size in sizes.items()}
-        queue.queue(wanted, TARGETS)
+        settings = ["tune_parent=true", *arguments.settings]
+        wanted = {name: [f"budget.target_size_reduction={size}", *settings] for name, size in sizes.items()}
+        queue.queue(wanted)
         queue.work_off(list(sizes), arguments.hours, "size")
     finished = queue.finished({name: f"size {size:g}" for name, size in sizes.items()})
     points = [collect(name, arguments.parent) for name in tqdm(finished, desc="collecting", unit="size")]

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from minigpts.errors import UserError
 
-RUNNING = ("Queued", "Running")
+RUNNING = ("queued", "running")
 POLL_SECONDS = 2
 ROUNDS_WITHOUT_WORKER = 30  # looks at a queue in which something waits and nothing works, before it is given up
 
@@ -48,27 +48,28 @@ def named(*parts: str) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9]+", "_", part) for part in parts)
 
 
-def queue(wanted: Mapping[str, Sequence[str]], targets: Sequence[str]) -> None:
+def queue(wanted: Mapping[str, Sequence[str]]) -> None:
     """Queue experiments, by name their params as ``-S`` takes them, in the place of earlier ones of the same names.
 
     Raises UserError when one of them runs, or counts as running since the machine stopped amid it.
     """
     statuses = status()
     for name in wanted:
-        if statuses.get(name) == "Running":
+        if statuses.get(name) == "running":
             raise UserError(f"{name} is running, or was when the machine stopped; first `dvc queue kill {name}`, or wait for it")
     for name, settings in wanted.items():
         if commit_of(name):
             dvc("exp", "remove", name)  # a finished one leaves the queue's list with it
         if name in statuses and name in status():
             dvc("queue", "remove", name)
-        dvc("exp", "run", "--queue", "--name", name, *(word for value in settings for word in ("-S", value)), *targets)
+        dvc("exp", "run", "--queue", "--name", name, *(word for value in settings for word in ("-S", value)))
 
 
 def status() -> dict[str, str]:
-    """Name and status of all that is in DVC's queue: Queued, Running, Success, Failed."""
-    rows = [re.split(r"\s{2,}", line.strip()) for line in dvc("queue", "status").splitlines()]
-    return {row[1]: row[-1] for row in rows if len(row) == 4 and row[-1] in (*RUNNING, "Success", "Failed")}
+    """Name and state of all that is in DVC's queue or came out of it: queued, running, success, failed."""
+    shown = json.loads(dvc("exp", "show", "--json", "--only-changed"))
+    found = [experiment for row in shown for experiment in row["experiments"] or [] if experiment["executor"]]
+    return {experiment["name"]: experiment["executor"]["state"] for experiment in found}
 
 
 def work_off(names: Sequence[str], hours: float, unit: str) -> None:
@@ -78,7 +79,7 @@ def work_off(names: Sequence[str], hours: float, unit: str) -> None:
     with tqdm(total=len(names), desc="experiments", unit=unit) as bar:
         while waiting := unfinished(names, states := status()):
             bar.update(len(names) - len(waiting) - bar.n)
-            idle = 0 if "Running" in states.values() else idle + 1
+            idle = 0 if "running" in states.values() else idle + 1
             if time.monotonic() > deadline or idle > ROUNDS_WITHOUT_WORKER:
                 raise UserError(
                     f"{len(waiting)} experiments are not done; see `dvc queue status` and `dvc queue logs {waiting[0]}`"

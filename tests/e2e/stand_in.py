@@ -17,7 +17,7 @@ size, rate = params["budget"]["target_size_reduction"] or 0.0, float(params["fin
 if size > 0.9 and sys.argv[1] == "prune_neurons":
     sys.exit("error: params.yaml: this cut would empty layer 0")
 shrinking = sys.argv[1] in ("finetune", "report", "evaluate@finetuned")
-tuned = sys.argv[1] in ("evaluate@finetuned", "evaluate_tuned_parent")
+tuned = sys.argv[1] in ("evaluate@finetuned", "evaluate@tuned_parent")
 left = 1 - size if shrinking else 1.0
 figures = {
     "size_reduction": size, "bytes_reduction": size, "tokens": params["finetune"]["max_tokens"],
@@ -34,15 +34,13 @@ for name in sys.argv[2:]:
 
 
 class StandIn(Project):
-    """A git repository with the real dvc.yaml, benchmarks/dvc.yaml and params.yaml, but for the stages' commands."""
+    """A git repository with the real dvc.yaml and params.yaml, but for the stages' commands."""
 
     def _copy_checkout(self) -> None:
         super()._copy_checkout()
-        for name in ("dvc.yaml", "benchmarks/dvc.yaml"):
-            stages = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))["stages"]
-            standing_in = {stage: _standing_in(stage, spec) for stage, spec in stages.items()}
-            (self.folder / name).parent.mkdir(exist_ok=True)
-            (self.folder / name).write_text(yaml.safe_dump({"stages": standing_in}))
+        stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+        standing_in = {stage: _standing_in(stage, spec) for stage, spec in stages.items()}
+        (self.folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": standing_in}))
         (self.folder / "stand_in.py").write_text(SCRIPT)
 
 

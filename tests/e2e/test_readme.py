@@ -1,0 +1,58 @@
+"""What README tells a reader to type works: its commands on a project whose stages stand in, its Python lines on a tiny model."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from tests import tiny
+from tests.e2e.project import DVC_SECONDS, ROOT
+from tests.e2e.stand_in import StandIn
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    return found
+
+
+def test_the_commands_of_an_experiment(tmp_path):
+    """In their order, as they stand: each ends well, and the sweep's experiments come to their end."""
+    project = StandIn(tmp_path)
+    project.dvc("repro")
+    project.commit("the run")
+    commands = [line.partition("  #")[0].strip() for line in section("Experiments").splitlines() if line.startswith("    dvc ")]
+    assert len(commands) >= 7
+    for command in commands:
+        if not command.startswith("dvc queue start"):
+            done = subprocess.run(
+                command.replace("dvc ", "python -m dvc ", 1),
+                shell=True,
+                cwd=project.folder,
+                env=project.env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=DVC_SECONDS,
+            )
+            assert done.returncode == 0, f"{command}: {done.stdout}"
+    queued = project.dvc("queue", "status")
+    assert queued.count("Queued") == 3
+
+
+def test_the_python_lines(tmp_path, monkeypatch, capsys):
+    (lines,) = re.findall(r"```python\n(.*?)```", section("Talk to the child"), re.DOTALL)
+    folder = tiny.write_checkpoint(tmp_path / "data/checkpoints/finetuned")
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }} {{ m.content }}\n{% endfor %}")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines, "README.md", "exec"), {})
+    assert "user What is anemia?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["repro", "test", "chat"])
+def test_the_targets_of_make_are_there(target):
+    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
