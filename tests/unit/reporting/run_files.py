@@ -14,6 +14,15 @@ from minigpts.model import checkpoint
 from tests import tiny
 
 LAYERS, WIDTH, HEADS = 3, 77, 4
+PLAN = {
+    "num_removed_layers": 0,
+    "num_removed_key_value_heads": 0,
+    "widths": [48] * LAYERS,
+    "num_counted_tokens": 123,
+    "vocab_size": 400,
+    "num_parameters": 570_000,
+    "checkpoint_bytes": 1_140_512,
+}
 PROMPTS = ["An abnormality of the", "<script>alert(1)</script>"]
 
 
@@ -70,13 +79,14 @@ def metrics() -> dict[str, dict[str, Any]]:
         "prune_embeddings": {"vocab_size_before": 480, "vocab_size_after": 400, "tokens_kept": {"counted": 300, "builds": 100}},
         "finetune": {"steps": 40, "tokens": 80_000, "stop_reason": "budget", "recovered": True, "recovered_at_tokens": 32_000},
         "base": evaluation(),
+        "tuned_parent": evaluation(bits_per_byte=0.8, validation_bits_per_byte=0.95, perplexity=14.0, acc=0.55, acc_norm=0.6),
         "pruned": evaluation(**smaller, bits_per_byte=1.6, acc=0.3, acc_norm=0.33),
         "finetuned": evaluation(**smaller, bits_per_byte=0.9, perplexity=17.0, acc=0.45, acc_norm=0.61),
     }
 
 
-def write_run(root: Path) -> list[str]:
-    """Write the files below ``root``; gives the stage's arguments."""
+def write_run(root: Path, planned: bool = False) -> list[str]:
+    """Write the files below ``root``, of a run by thresholds or by a budget's plan; gives the stage's arguments."""
     base = tiny.write_checkpoint(root / "base", dtype=torch.bfloat16)
     child = tiny.write_checkpoint(root / "finetuned", seed=1, dtype=torch.bfloat16, intermediate_size=48)
     _write_profile(root, base, child)
@@ -86,6 +96,7 @@ def write_run(root: Path) -> list[str]:
     artifacts.write_csv(root / "metrics/plots/layer_widths.csv", widths)
     artifacts.write_csv(root / "metrics/plots/recovery.csv", curve())
     artifacts.write_csv(root / "metrics/plots/plan.csv", plan())
+    artifacts.write_json(root / "plan.json", {"plan": PLAN if planned else None})
     section = {"prompts": PROMPTS, "max_new_tokens": 5}
     text = yaml.safe_dump({"threshold": 0.1, "embedding_threshold": 0.0, "report": section})
     (root / "params.yaml").write_text(text, encoding="utf-8")
@@ -94,6 +105,7 @@ def write_run(root: Path) -> list[str]:
         "finetuned": child,
         "stats": root / "stats.safetensors",
         "counts": root / "counts.parquet",
+        "plan": root / "plan.json",
         "metrics": root / "metrics",
         "summary": root / "metrics/summary.json",
         "figures": root / "metrics/figures",

@@ -11,6 +11,11 @@ from minigpts.reporting.figures import Picture
 from tests.unit.reporting.run_files import LAYERS, WIDTH, curve, plan, statistics
 
 
+def table() -> list[dict[str, str]]:
+    """``plan.csv`` as it is read."""
+    return [{name: str(value) for name, value in row.items()} for row in plan()]
+
+
 def pictures() -> list[Picture]:
     arrays = {name: tensor.numpy() for name, tensor in statistics().items()}
     rows = curve()
@@ -27,7 +32,7 @@ def pictures() -> list[Picture]:
             0.6,
         ),
         figures.where_the_bytes_went({"embeddings": 80, "MLP": 100}, {"embeddings": 30, "MLP": 50}),
-        figures.plan(plan()),
+        figures.plan(table()),
     ]
 
 
@@ -71,7 +76,7 @@ def test_captions_count_right() -> None:
     assert "50.0% of 4 neurons at ε = 0.1" in figures.neuron_magnitudes(magnitudes, 0.1).caption
     tokens = figures.token_frequencies(np.array([90, 0, 9, 1]), 0.01)
     assert "4 tokens 1 (25.0%) never occur" in tokens.caption
-    assert "2 tokens are above the cut, 1 occur but are at or below it, 1 never occur" in tokens.alt
+    assert "2 tokens above the cut, 1 others occur, 1 never occur" in tokens.alt
     assert "The parent has 77 MLP neurons a layer, the child 40 to 48." in figures.layer_widths([48, 40], [77, 77]).alt
     assert "the child 40 to 48 in the 2 that stay." in figures.layer_widths([48, 0, 40], [77, 77, 77]).alt
     assert "88 of 154 stay (57.1%)" in figures.layer_widths([48, 40], [77, 77]).caption
@@ -79,8 +84,8 @@ def test_captions_count_right() -> None:
         "70% of what was saved came from the MLP"
         in figures.where_the_bytes_went({"a": 40, "MLP": 90}, {"a": 10, "MLP": 20}).caption
     )
-    assert "Bytes freed by kind: MLP 100%, layers 0%." in figures.plan(plan()).caption
-    assert "no budget is set" in figures.plan([row for row in plan() if not row["chosen"]]).caption
+    assert "Bytes freed by kind: MLP 100%, layers 0%." in figures.plan(table()).caption
+    assert "no budget is set" in figures.plan([row for row in table() if row["chosen"] == "False"]).caption
     assert "has not recovered" in figures.recovery([0, 10], [2.0, 1.5], 1.0, None).caption
     assert "gets 50% right before tuning and 40% after" in figures.recovery([0, 10], [2.0, 1.5], 1.0, None, [0.5, 0.4], 0.6).alt
 
@@ -91,6 +96,8 @@ def test_captions_count_right() -> None:
         lambda: figures.neuron_magnitudes([np.array([0.0, 0.0, 1.0])], 0.0),  # dead ReLU neurons, no threshold
         lambda: figures.token_frequencies(np.array([3, 2, 1]), 0.0),  # nothing to drop
         lambda: figures.token_frequencies(np.array([10, 2, 0]), 0.5),  # a real cut
+        lambda: figures.token_frequencies(np.array([10, 2, 0]), None, 1),  # a budget's plan
+        lambda: figures.neuron_magnitudes([np.array([0.1, 1.0])], None),
         lambda: figures.layer_widths([77], [77]),  # nothing cut
         lambda: figures.recovery([0], [1.0], 1.0, 0),  # recovered before the first step
         lambda: figures.recovery([0, 10], [2.0, 1.0], 1.0, 10, [0.5, 0.5]),  # the parent was asked nothing

@@ -5,7 +5,6 @@ import pytest
 
 from minigpts.reporting import figures, page
 from minigpts.reporting.captions import flatten, short, size
-from minigpts.reporting.summary import summarize
 from tests.unit.reporting.run_files import metrics
 
 HOSTILE = "</td></table><script>alert(1)</script><img src=https://example.org/x onerror=alert(1)> \"'&\n{{ 7 * 7 }}"
@@ -35,7 +34,6 @@ def run(text: str = "plain", **changes: Any) -> page.Run:
     files["dataset"] = {**files["dataset"], "sources": {text: {"name": text, "acknowledgement": text}}, text: text}
     picture = figures.layer_widths([48, 48], [77, 77])
     return page.Run(
-        summary=summarize(files["base"], files["finetuned"], files["finetune"]),
         metrics=files,
         parameters={"threshold": 0.1, text: text},
         pictures=[figures.Picture(picture.name, picture.title, text, text, picture.draw)],
@@ -83,8 +81,15 @@ def test_same_input_same_bytes() -> None:
 
 
 def test_a_fallen_accuracy_is_said_at_the_top() -> None:
-    text = Document(page.render(run())).text
-    assert "Worse: Accuracy fell by 5.0 points (50.0% → 45.0%), more than one standard error (2.0)." in " ".join(text.split())
+    text = " ".join(Document(page.render(run(tuned_parent={}))).text.split())
+    assert "Accuracy: −5.0 points against the untouched parent (50.0% → 45.0%); one standard error is 2.0." in text
+
+
+def test_the_tuned_parent_has_a_column_where_it_was_tuned() -> None:
+    with_it, without = (Document(page.render(run(**changes))).text for changes in ({}, {"tuned_parent": {}}))
+    assert "Parent, tuned parent, pruned, child" in with_it
+    assert "Parent, pruned, child" in without
+    assert "tuned parent" not in without
 
 
 def test_heads_and_layers_are_named_where_they_went() -> None:
@@ -102,7 +107,7 @@ def test_what_was_not_measured_is_shown_as_such() -> None:
 
     files = metrics()
     text = Document(page.render(run(**{name: without(files[name]) for name in ("base", "pruned", "finetuned")}, finetune={}))).text
-    assert "Accuracy was not measured" in text
+    assert "Accuracy: Not measured" in text
     assert "not measured" in text.split("Parent, pruned, child")[0]
 
 

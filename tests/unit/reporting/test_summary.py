@@ -11,44 +11,70 @@ def test_arithmetic() -> None:
     child = evaluation(
         num_parameters=580, checkpoint_bytes=1150, bits_per_byte=1.0, perplexity=12.0, acc=0.625, acc_norm=0.5, acc_stderr=0.03125
     )
-    summary = summarize(base, child, {"recovered_at_tokens": 4096})
-    assert summary["size_reduction"] == pytest.approx(0.42)
-    assert summary["bytes_reduction"] == pytest.approx(0.425)
-    assert summary["bits_per_byte_ratio"] == 0.8
-    assert summary["perplexity_ratio"] == 0.75
-    assert (summary["acc_delta"], summary["acc_norm_delta"], summary["acc_stderr"]) == (0.125, -0.25, 0.03125)
-    assert summary["recovered_at_tokens"] == 4096
-    assert (summary["parent"]["num_parameters"], summary["child"]["num_parameters"]) == (1000, 580)
+    tuned = evaluation(perplexity=10.0, acc=0.75)
+    summary = summarize(base, child, tuned, {"recovered_at_tokens": 4096})
+    assert summary == {
+        "acc": 0.625,
+        "acc_delta": 0.125,
+        "acc_delta_to_tuned_parent": -0.125,
+        "acc_norm": 0.5,
+        "acc_stderr": 0.03125,
+        "bits_per_byte": 1.0,
+        "bits_per_byte_ratio": 0.8,
+        "checkpoint_bytes": 1150,
+        "perplexity": 12.0,
+        "perplexity_over_tuned_parent": 1.2,
+        "perplexity_ratio": 0.75,
+        "recovered_at_tokens": 4096,
+        "size_reduction": pytest.approx(0.42),
+        "validation_bits_per_byte": 1.1,
+    }
 
 
 def test_zero_accuracy_is_a_measurement() -> None:
-    summary = summarize(evaluation(acc=0.0), evaluation(acc=0.0), {})
+    summary = summarize(evaluation(acc=0.0), evaluation(acc=0.0), {}, {})
     assert summary["acc_delta"] == 0.0
     assert summary["recovered_at_tokens"] is None
+    assert summary["perplexity_over_tuned_parent"] is None
 
 
 def test_without_questions_nothing_is_claimed_of_accuracy() -> None:
     without = {key: value for key, value in evaluation(num_questions=0).items() if not key.startswith("acc")}
-    summary = summarize(without, without, {})
-    assert summary["acc_delta"] is None
-    assert "acc" not in summary["parent"]
-    (finding,) = [finding for finding in findings(summary) if "ccuracy" in finding.text]
+    assert summarize(without, without, {}, {})["acc_delta"] is None
+    (finding,) = [finding for finding in findings(without, without, {}) if finding.label == "Accuracy"]
     assert finding.good is None
-    assert "not measured" in finding.text
+    assert "Not measured" in finding.text
 
 
 @pytest.mark.parametrize(
-    ("changes", "good", "words"),
+    ("child", "tuned", "good", "words"),
     [
-        ({"acc": 0.49}, False, ("Accuracy fell by 1.0 points", "within one standard error (2.0)")),
-        ({"acc": 0.45}, False, ("Accuracy fell by 5.0 points", "50.0% → 45.0%", "more than one standard error (2.0)")),
-        ({"acc": 0.52}, True, ("Accuracy held: +2.0 points",)),
-        ({"bits_per_byte": 1.1}, False, ("10.0% more bits per byte", "worse than its parent")),
-        ({"bits_per_byte": 0.9}, True, ("10.0% fewer bits per byte", "better than its parent")),
-        ({"num_parameters": 600_000}, True, ("40.0% fewer parameters",)),
+        # Better than a parent that was never tuned on this text is no praise; worse is.
+        ({"acc": 0.52}, {}, None, "+2.0 points against the untouched parent (50.0% → 52.0%); one standard error is 2.0."),
+        ({"acc": 0.45}, {}, False, "−5.0 points against the untouched parent (50.0% → 45.0%)"),
+        ({"acc": 0.49}, {}, None, "−1.0 points against the untouched parent"),
+        ({"bits_per_byte": 0.9}, {}, None, "10.0% fewer bits per byte on held-out text than the untouched parent (1.000 → 0.900)."),
+        ({"bits_per_byte": 1.1}, {}, False, "10.0% more bits per byte on held-out text than the untouched parent"),
+        # The tuned parent decides, where there is one.
+        ({"acc": 0.55}, {"acc": 0.6}, False, "+5.0 points against the untouched parent"),
+        ({"acc": 0.55}, {"acc": 0.6}, False, "−5.0 against the parent tuned on as many tokens (60.0%)"),
+        ({"acc": 0.65}, {"acc": 0.6}, True, "+5.0 against the parent tuned"),
+        ({"acc": 0.59}, {"acc": 0.6}, None, "−1.0 against the parent tuned"),
+        ({"bits_per_byte": 0.9}, {"bits_per_byte": 0.8}, False, "12.5% more than the parent tuned on as many tokens (0.800)."),
+        ({"bits_per_byte": 0.8}, {"bits_per_byte": 0.8}, True, "0.0% fewer than the parent tuned on as many tokens (0.800)."),
+        ({"num_parameters": 600_000}, {}, True, "40.0% fewer parameters"),
     ],
 )
-def test_a_loss_is_called_a_loss(changes: dict[str, Any], good: bool, words: tuple[str, ...]) -> None:
-    verdict = findings(summarize(evaluation(), evaluation(**changes), {}))
-    (finding,) = [finding for finding in verdict if all(word in finding.text for word in words)]
+def test_what_is_praised_is_better_than_the_tuned_parent(
+    child: dict[str, Any], tuned: dict[str, Any], good: bool | None, words: str
+) -> None:
+    verdict = findings(evaluation(), evaluation(**child), evaluation(**tuned) if tuned else {})
+    (finding,) = [finding for finding in verdict if words in finding.text and finding.label != "Length-normalized accuracy"]
     assert finding.good is good
+
+
+@pytest.mark.parametrize("tuned", [{}, evaluation()])
+def test_what_is_not_known_is_said(tuned: dict[str, Any]) -> None:
+    (finding,) = [finding for finding in findings(evaluation(), evaluation(), tuned) if finding.label == "Not known"]
+    assert "Whether it answers when asked" in finding.text
+    assert ("tune_parent: true" in finding.text) is (tuned == {})

@@ -11,6 +11,7 @@ from minigpts.errors import UserError
 from stages.report import main
 from tests.unit.reporting.run_files import write_run
 
+FIGURES = ("layer_widths", "neuron_magnitudes", "plan", "recovery", "token_frequencies", "where_the_bytes_went")
 OUTPUTS = ("summary.json", "report.html", "figures")
 
 
@@ -33,8 +34,10 @@ def test_writes_what_dvc_yaml_names_and_nothing_else(finished: tuple[Path, list[
     root, _ = finished
     stage = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["report"]
     outs = [out for key in ("outs", "metrics", "plots") for out in stage[key]]
-    declared = {Path(path).name for out in outs for path in ([out] if isinstance(out, str) else out)}
-    assert set(digests(root)) == declared
+    declared = {Path(path).name for out in outs for path in ([out] if isinstance(out, str) else out)} - {"figures"}
+    written = digests(root)
+    assert {name for name in written if not name.endswith(".png")} == declared
+    assert {name for name in written if name.endswith(".png")} == {f"{name}.png" for name in FIGURES}
     assert not list((root / "metrics").rglob("*.partial"))
 
 
@@ -55,15 +58,19 @@ def test_the_page_shows_prompts_and_tokens_as_text(finished: tuple[Path, list[st
     assert str(root) not in html
 
 
-def test_a_plan_has_its_picture_on_the_page_and_no_plan_has_none(tmp_path: Path) -> None:
-    arguments = write_run(tmp_path)
-    main(arguments)
-    page = tmp_path / "metrics/report.html"
-    assert page.read_text(encoding="utf-8").count("Bytes freed by kind: MLP 100%") == 2  # caption and alternative text
-    (tmp_path / "metrics/plan.json").write_text('{"budget": "none"}')
-    main(arguments)
-    assert "Bytes freed by kind" not in page.read_text(encoding="utf-8")
-    assert not (tmp_path / "metrics/figures/plan.png").exists()  # it is plan_budget's
+def test_page_and_figures_show_what_decided(tmp_path: Path) -> None:
+    """A plan has its picture and no threshold; without one it is the other way round."""
+    pages, figures = {}, {}
+    for planned in (True, False):
+        root = tmp_path / str(planned)
+        main(write_run(root, planned))
+        pages[planned] = (root / "metrics/report.html").read_text(encoding="utf-8")
+        figures[planned] = (root / "metrics/figures/neuron_magnitudes.png").read_bytes()
+    thresholds = ("ε = 0.1", "counts as quiet", "above the cut", ">embedding_threshold<", ">threshold<")
+    plans = ("Bytes freed by kind: MLP 100%", "not a threshold", "123 tokens that the budget", ">plan.num_counted_tokens<")
+    assert [words for words in thresholds if words in pages[True] or words not in pages[False]] == []
+    assert [words for words in plans if words in pages[False] or words not in pages[True]] == []
+    assert figures[True] != figures[False]  # the dashed line
 
 
 def test_the_same_again_and_a_missing_input_leaves_it_whole(finished: tuple[Path, list[str]]) -> None:
@@ -94,7 +101,7 @@ def test_bad_params_are_named(tmp_path: Path, change: dict[str, object], message
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     flags = [
         part
-        for name in ("base", "finetuned", "stats", "counts", "metrics", "summary", "figures", "page")
+        for name in ("base", "finetuned", "stats", "counts", "plan", "metrics", "summary", "figures", "page")
         for part in (f"--{name}", "x")
     ]
     with pytest.raises(UserError, match=message):
