@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from minigpts.corpus.document import Document, Question
+from minigpts.corpus.domains.components import first_of_component
 from minigpts.corpus.domains.obo import Term
 
 SOURCE = "hpo"
@@ -40,22 +41,14 @@ _HEAD_END = re.compile(
 
 
 def groups(terms: Mapping[str, Term]) -> dict[str, str]:
-    """A group for each term, such that terms with any parent in common share it (connected components over parents).
+    """A group for each term; terms that share a parent share it (connected components over the parents).
 
-    Terms may have several parents: a third of them hang together in one group, the others in some 3,000 small ones.
+    Terms may have several parents: one group holds a third of all terms, some 3,000 small groups hold the rest.
     """
-    leader: dict[str, str] = {}
-
-    def find(item: str) -> str:
-        while leader.setdefault(item, item) != item:
-            item = leader[item]
-        return item
-
-    for term in terms.values():
-        for parent in term.parents[1:]:
-            low, high = sorted((find(term.parents[0]), find(parent)))
-            leader[high] = low
-    return {term.id: f"{SOURCE}:{find(term.parents[0] if term.parents else term.id)}" for term in terms.values()}
+    families = [term.parents or [term.id] for term in terms.values()]
+    pairs = ((family[0], parent) for family in families for parent in family[1:])
+    first = first_of_component((item for family in families for item in family), pairs)
+    return {term.id: f"{SOURCE}:{first[family[0]]}" for term, family in zip(terms.values(), families, strict=True)}
 
 
 def documents(terms: Mapping[str, Term]) -> Iterator[Document]:

@@ -19,6 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from minigpts.corpus.document import Document, Question, normalized
+from minigpts.corpus.domains.components import first_of_component
 from minigpts.corpus.passages import passages
 from minigpts.corpus.words import words_of
 from minigpts.errors import UserError
@@ -92,23 +93,11 @@ def used(licences: Iterable[Licence]) -> list[Licence]:
 
 def groups(licences: Sequence[Licence]) -> dict[str, str]:
     """A group for each key, the same for licences of one family (connected components)."""
-    leader = {item.key: item.key for item in licences}
-
-    def find(key: str) -> str:
-        while leader[key] != key:
-            leader[key] = key = leader[leader[key]]
-        return key
-
-    def join(one: str, other: str) -> None:
-        low, high = sorted((find(one), find(other)))
-        leader[high] = low
-
     first_of_name: dict[str, str] = {}
-    for item in licences:
-        join(item.key, first_of_name.setdefault(item.key.split("-")[0], item.key))
-    for one, other in _sharing(["\n".join(item.paragraphs) for item in licences]):
-        join(licences[one].key, licences[other].key)
-    return {key: f"{SOURCE}:{find(key)}" for key in leader}
+    pairs = [(item.key, first_of_name.setdefault(item.key.split("-")[0], item.key)) for item in licences]
+    sharing = _sharing(["\n".join(item.paragraphs) for item in licences])
+    pairs += ((licences[one].key, licences[other].key) for one, other in sharing)
+    return {key: f"{SOURCE}:{first}" for key, first in first_of_component((item.key for item in licences), pairs).items()}
 
 
 def _sharing(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
