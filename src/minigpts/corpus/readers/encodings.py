@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import functools
 import gzip
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from minigpts.corpus.readers.notes import note
 from minigpts.errors import UserError
 
 MARKS = {  # UTF-32's little-endian mark begins with UTF-16's
@@ -66,13 +65,8 @@ def encoding_of(path: Path) -> str:
     if marked is not None:
         raise UserError(f"{path}:{line}: not {marked.upper()}, as which the file begins; convert the file to UTF-8")
     encoding = _old_encoding(path)
-    _say(path, encoding)
+    note(f"{path}: not UTF-8; read as {encoding}, convert it if that is wrong")
     return encoding
-
-
-@functools.cache  # a corpus is read more than once
-def _say(path: Path, encoding: str) -> None:
-    print(f"{path}: not UTF-8; read as {encoding}, convert it if that is wrong", file=sys.stderr, flush=True)
 
 
 def _old_encoding(path: Path) -> str:
