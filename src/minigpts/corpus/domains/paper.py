@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpts.corpus.document import Corpus, Document, Question
-from minigpts.corpus.readers import hub_datasets, question_files, text_files
+from minigpts.corpus.readers import hub_datasets, question_files, question_rows, text_files
 
 GITHUB = "https://raw.githubusercontent.com"
 PAPER_QUESTIONS = f"{GITHUB}/tval2/contextual-pruning/75013869dafcccc63f077f40924a07dc1dba6278/question_datasets"
@@ -91,7 +91,7 @@ class DomainPreset:
             sources["questions of the paper"] = {"licence": "MIT", "address": self.paper_questions}
         if self.mmlu:
             mmlu = replace(MMLU, names=self.mmlu).pinned()
-            found += question_files.from_rows(_with_distinct_choices(mmlu.rows(), dropped), MMLU_COLUMNS, dropped)
+            found += question_rows.from_rows(_with_distinct_choices(mmlu.rows(), dropped), MMLU_COLUMNS, dropped)
             sources["mmlu"] = {"licence": "MIT", **mmlu.facts()}
 
         def documents(dropped: Counter[str]) -> Iterator[Document]:
