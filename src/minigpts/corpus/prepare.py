@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,29 +21,16 @@ from minigpts.corpus import completion, leaks, splits
 from minigpts.corpus.document import Corpus, Document, Question
 from minigpts.corpus.duplicates import Duplicates
 from minigpts.corpus.questions import assign, balanced
+from minigpts.corpus.settings import TESTED, Settings
 from minigpts.corpus.store import Store
 from minigpts.corpus.words import words_of
 from minigpts.errors import UserError
 from minigpts.prefetch import ahead
 
 MINIMUM_BYTES = 500  # of text in each split: less than that measures nothing
-TESTED = ("validation", "test")
 OUT_COLUMNS = ("text", "group")
 
 Numbers = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the splits should look like."""
-
-    shares: Mapping[str, float]  # of calibration, validation and test in the documents
-    max_bytes: Mapping[str, int | None]  # caps on the same, UTF-8; None: no cap
-    max_questions: Mapping[str, int]  # of validation and test
-    max_leakage: float  # share of a held-out split's runs of words, or its questions', that training text may have
-    make_questions: Literal["completion", "translation"] | None  # out of the held-out text, where there are none
-    template: str | None  # what the text was made with, for translation
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -94,24 +81,24 @@ class Prepared:
         ]
 
 
-def prepare(corpus: Corpus, shape: Shape, scratch: Path) -> Prepared:
+def prepare(corpus: Corpus, settings: Settings, scratch: Path) -> Prepared:
     """Split the corpus, by way of the file ``scratch``.
 
     Caps come before the leak check: a document that is cut from the test can't leak, so nothing need go for its sake.
-    Raises UserError when a split ends up with too little text, or with more leakage than ``shape.max_leakage``.
+    Raises UserError when a split ends up with too little text, or with more leakage than ``settings.max_leakage``.
     """
     store, duplicates, sizes = _stored(corpus.documents, scratch)
     total = len(sizes)
     (groups, group_names), (sources, source_names) = store.codes("group"), store.codes("source")
-    whole, dropped = _split(duplicates, groups, sources, shape)
+    whole, dropped = _split(duplicates, groups, sources, settings)
     del duplicates  # a few hundred bytes a document
-    caps = {**shape.max_bytes, "train": None}
+    caps = {**settings.max_bytes, "train": None}
     kept = {name: splits.capped(whole[name], sizes, cap) for name, cap in caps.items()}
-    dropped |= {f"{name}_over_cap": len(whole[name]) - len(kept[name]) for name in shape.max_bytes}
-    held = iter(store.documents(np.concatenate([kept[name] for name in shape.max_bytes]), total))
-    documents = {name: list(islice(held, len(kept[name]))) for name in shape.max_bytes}
+    dropped |= {f"{name}_over_cap": len(whole[name]) - len(kept[name]) for name in settings.max_bytes}
+    held = iter(store.documents(np.concatenate([kept[name] for name in settings.max_bytes]), total))
+    documents = {name: list(islice(held, len(kept[name]))) for name in settings.max_bytes}
     in_groups = {name: {group_names[code] for code in np.unique(groups[whole[name]])} for name in TESTED}
-    questions = _questions(corpus.questions, documents, in_groups, shape)
+    questions = _questions(corpus.questions, documents, in_groups, settings)
     unused = max(len(corpus.questions) - sum(map(len, questions.values())), 0)
 
     held_out = leaks.HeldOut(_texts({name: documents[name] for name in TESTED}, questions))
@@ -120,7 +107,7 @@ def prepare(corpus: Corpus, shape: Shape, scratch: Path) -> Prepared:
     kept = {name: numbers[staying[name]] for name, numbers in kept.items()}
     questions = {name: list(compress(items, staying[f"{name}_questions"])) for name, items in questions.items()}
     _require_text(kept, sizes)
-    _require_no_leakage(found["leakage"], shape.max_leakage)
+    _require_no_leakage(found["leakage"], settings.max_leakage)
     metrics = {
         **_counts(kept, sizes, sources, source_names),
         "questions": {name: len(items) for name, items in questions.items()},
@@ -150,30 +137,30 @@ def _stored(documents: Iterable[Document], scratch: Path) -> tuple[Store, Duplic
 
 
 def _split(
-    duplicates: Duplicates, groups: NDArray[np.int64], sources: NDArray[np.int64], shape: Shape
+    duplicates: Duplicates, groups: NDArray[np.int64], sources: NDArray[np.int64], settings: Settings
 ) -> tuple[dict[str, Numbers], dict[str, int]]:
     """The documents of each split, those to be capped in the order of their turn, and how many went as what."""
     distinct = np.flatnonzero(~duplicates.copies())
     near = np.zeros(len(groups), dtype=np.bool_)
     near[distinct] = duplicates.near_duplicates(distinct)
-    parts = splits.split(groups[distinct], sources[distinct], shape.shares, shape.seed)
+    parts = splits.split(groups[distinct], sources[distinct], settings.shares, settings.seed)
     whole = {name: distinct[numbers] for name, numbers in parts.items()}
-    for name in shape.max_bytes:  # near duplicates take their turn in this order, too, and change nobody else's
-        whole[name] = np.array(splits.spread(whole[name].tolist(), groups.__getitem__, shape.seed), dtype=np.intp)
+    for name in settings.max_bytes:  # near duplicates take their turn in this order, too, and change nobody else's
+        whole[name] = np.array(splits.spread(whole[name].tolist(), groups.__getitem__, settings.seed), dtype=np.intp)
     dropped = {"copies": len(groups) - len(distinct), "near_duplicates": int(near.sum())}
     return {name: numbers[~near[numbers]] for name, numbers in whole.items()}, dropped
 
 
 def _questions(
-    questions: Sequence[Question], documents: Mapping[str, Sequence[Document]], groups: Mapping[str, set[str]], shape: Shape
+    questions: Sequence[Question], documents: Mapping[str, Sequence[Document]], groups: Mapping[str, set[str]], settings: Settings
 ) -> dict[str, list[Question]]:
     """Those there are, assigned to the splits; or else made, each split's from its own documents."""
-    if questions or shape.make_questions is None:
-        assigned = assign(questions, groups, shape.max_questions, shape.seed)
+    if questions or settings.make_questions is None:
+        assigned = assign(questions, groups, settings.max_questions, settings.seed)
     else:
         assigned = {
-            name: completion.make(documents[name], shape.make_questions, shape.template, at_most, shape.seed)
-            for name, at_most in shape.max_questions.items()
+            name: completion.make(documents[name], settings.make_questions, settings.template_text, at_most, settings.seed)
+            for name, at_most in settings.max_questions.items()
         }
     return {name: balanced(items) for name, items in assigned.items()}
 
