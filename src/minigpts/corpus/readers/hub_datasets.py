@@ -14,7 +14,7 @@ from typing import Any
 from minigpts.download.hub_errors import refusal
 from minigpts.errors import UserError
 
-_READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".tsv": "csv"}
+_READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 def commit(repo_id: str, revision: str) -> str:
@@ -47,13 +47,15 @@ def rows(
         yield from _streamed(where, repo_id, name=name, revision=at, split=split)
 
 
-def file_rows(address: str, **reader: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row stands, and its columns; of a parquet, csv, tsv or json file at an address or a path, gzip or not.
+def file_rows(address: str, where: str | None = None, **reader: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row stands, and its columns; of a parquet, csv or json file at an address or a path, gzip or not.
 
-    ``reader`` goes to the library's reader of such files: ``sep``, ``names`` … for csv. Raises UserError as :func:`rows`.
+    ``where``: what to call the file instead. ``reader`` goes to the library's reader of such files: ``sep``, ``names`` … for csv,
+    whose words like "None" and "NA" are text. Raises UserError as :func:`rows`.
     """
-    suffix = PurePosixPath(address.removesuffix(".gz")).suffix
-    yield from _streamed(address, _READERS[suffix], data_files=[address], split="train", **reader)
+    kind = _READERS[PurePosixPath(address.removesuffix(".gz")).suffix]
+    options = {"keep_default_na": False, **reader} if kind == "csv" else reader
+    yield from _streamed(where or address, kind, data_files=[address], split="train", **options)
 
 
 def read(address: str) -> bytes:

@@ -86,7 +86,7 @@ def _tsv_row(source: _Lines, text: str, width: int, dropped: Counter[str]) -> li
         if not joined and len(cells) == width:
             dropped["quotes open at the end of a line"] += 1
         cells = joined or cells
-    return [_unquoted(cell) for cell in cells]
+    return [unquoted(cell) for cell in cells]
 
 
 class _Lines:
@@ -140,7 +140,8 @@ def _opens(cell: str) -> bool:
     return cell.startswith(QUOTE) and QUOTE not in cell[1:].replace(QUOTE * 2, "")
 
 
-def _unquoted(cell: str) -> str:
+def unquoted(cell: str) -> str:
+    """The text of a cell of tsv: without its quotes where it ends as it begins, with one, and doubles those in between."""
     return cell[1:-1].replace(QUOTE * 2, QUOTE) if _is_quoted(cell) else cell
 
 
