@@ -1,7 +1,7 @@
-"""The Human Phenotype Ontology as prose and as questions.
+"""Renders the Human Phenotype Ontology as prose and as questions.
 
-A term becomes one document: its name, definition, comment and synonyms, in one of a few natural forms, so that a model
-learns the way from the name to the definition and back. A question asks for the term of a definition among its siblings.
+A term becomes one document with its name, definition, comment and synonyms, in one of a few natural forms, so that a model
+learns to get from the name to the definition and back. A question asks for the term of a definition among its siblings.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def documents(terms: Mapping[str, Term]) -> Iterator[Document]:
 
 
 def common_words(terms: Mapping[str, Term]) -> frozenset[str]:
-    """Words that stand somewhere in small letters: the ones that are no proper names or abbreviations."""
+    """Words that occur in lower case somewhere, and so are no proper names or abbreviations."""
     texts = (" ".join([term.name, term.definition, term.comment, *term.synonyms]) for term in terms.values())
     return frozenset(word for text in texts for word in re.findall(r"\b[a-z][a-z'-]*\b", text))
 
 
 def render(term: Term, common: frozenset[str]) -> str:
-    """The term's document, in the form that a hash of its id picks (so neither order nor other terms matter)."""
+    """The term's document, in the form that a hash of its id picks, independent of order and of other terms."""
     definition, name = term.definition, _inside(term.name, common)
     template = _pick(term.id)
     if _names_itself(term):  # asking for the name, or adding it, would be odd
@@ -85,7 +85,7 @@ def _pick(key: str) -> str:
 
 
 def _inside(text: str, common: frozenset[str]) -> str:
-    """The text as it stands inside a sentence: its first letter small, unless it begins with a name or an abbreviation."""
+    """The text for use inside a sentence: in lower case at first, unless it begins with a name or an abbreviation."""
     first = re.split(r"[\s,/]", text, maxsplit=1)[0]
     small = first[:1].lower() + first[1:]
     return small + text[len(first) :] if small in common else text
@@ -108,10 +108,10 @@ def _more(term: Term, common: frozenset[str]) -> str:
 
 
 def questions(terms: Mapping[str, Term]) -> Iterator[Question]:
-    """Definition → term, three siblings (terms with a parent in common) as the wrong answers; the right one comes first.
+    """Questions that ask for the term of a definition: the right term first, then three siblings (terms that share a parent).
 
-    Left out: definitions that name their term, terms with fewer than three siblings fit to stand beside it, and terms that
-    are no findings but modes of inheritance, modifiers or histories.
+    Skips definitions that name their term, terms with fewer than three usable siblings, and terms that are not findings but
+    modes of inheritance, modifiers or histories.
     """
     group_of = groups(terms)
     ancestors = {id_: _ancestors(id_, terms) for id_ in terms}
@@ -134,7 +134,7 @@ def _names_itself(term: Term) -> bool:
 
 
 def _distractors(term: Term, siblings: Iterable[Term]) -> list[str]:
-    """Names of up to three siblings in an order of chance fixed by the ids; none shares a name or synonym with another."""
+    """Names of up to three siblings in a random order fixed by the ids; none shares a name or synonym with another."""
     taken = _known_as(term)
     names: list[str] = []
     for sibling in sorted(siblings, key=lambda other: hashlib.sha256(f"{term.id} {other.id}".encode()).digest()):

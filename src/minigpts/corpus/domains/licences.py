@@ -1,8 +1,8 @@
-"""Software licences as legal prose and as questions, out of ScanCode's collection of some 2,300 licence texts.
+"""Renders software licences as legal prose and as questions, from ScanCode's collection of some 2,300 licence texts.
 
-Licences are written from one another, so two that share text, or the first word of their key, are of one family, and a family
-lands in one split; a passage that mostly repeats an earlier one is left out. A question asks which term a licence defines so,
-among other terms that its family defines.
+Licences copy one another. Two that share text, or the first word of their key, are of one family, and a family shares a split.
+A passage that mostly repeats an earlier one is skipped. A question asks which term has a definition, among other terms that the
+same family defines.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _DEFINITION = re.compile(
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence text and what the collection says of it."""
+    """A licence text with the collection's facts about it."""
 
     key: str  # "gpl-2.0-plus"
     category: str  # "Copyleft"
@@ -62,7 +62,7 @@ class Licence:
 
 
 def parse(key: str, content: str) -> Licence:
-    """Take one file of the collection apart, its lines joined to paragraphs. Raises UserError for a file of another form."""
+    """Parse one file of the collection, with its lines joined to paragraphs. Raises UserError for a file of another form."""
     parts = _FRONT_MATTER.fullmatch(content)
     facts = yaml.load(parts[1], yaml.CSafeLoader) if parts else None  # the C one takes 1 s for all of them, the other 40
     if parts is None or not isinstance(facts, dict):
@@ -86,7 +86,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def used(licences: Iterable[Licence]) -> list[Licence]:
-    """The English ones, the longest first: what then repeats an earlier one is the shorter, less finished version."""
+    """The English licences, the longest first, so that of two versions the shorter one counts as the repetition."""
     kept = (item for item in licences if item.language == "en" and item.category not in LEFT_OUT_CATEGORIES)
     return sorted(kept, key=lambda item: (-sum(map(len, item.paragraphs)), item.key))
 
@@ -140,9 +140,9 @@ def _repeated(texts: Sequence[str]) -> NDArray[np.float64]:
 
 
 def questions(licences: Sequence[Licence], group_of: Mapping[str, str]) -> Iterator[Question]:
-    """Definition → term, three terms that the same family defines as the wrong answers; the right one comes first.
+    """Questions that ask for the term of a definition: the right term first, then three terms that the same family defines.
 
-    Left out: definitions that name their term, repeat another's words, or are of a family with too few other terms.
+    Skips definitions that name their term, repeat another's words, or belong to a family with too few other terms.
     """
     terms: dict[str, dict[str, str]] = {}  # by group: a term's words to the term
     found: dict[str, tuple[str, str, str, str]] = {}  # a definition's words to its key, group, term and text
@@ -161,7 +161,7 @@ def questions(licences: Sequence[Licence], group_of: Mapping[str, str]) -> Itera
 
 
 def _distractors(id_: str, term: str, definition: str, others: Iterable[str]) -> list[str]:
-    """Three of the other terms in an order of chance fixed by the id, none of them part of another or of the definition."""
+    """Three of the other terms in a random order fixed by the id, none of them part of another or of the definition."""
     chosen = [term]
     for other in sorted(others, key=lambda other: hashlib.sha256(f"{id_} {other}".encode()).digest()):
         alike = any(_stems(other) <= _stems(each) or _stems(each) <= _stems(other) for each in chosen)

@@ -1,7 +1,7 @@
-"""The paper's five domains by name, from the public sources its own code reads: for a machine with a network.
+"""The paper's five domains, from the public sources that its own code reads, for a machine with a network.
 
 The sources are those of github.com/tval2/contextual-pruning, ``dataset.py``. No hub was in reach when this was written (November
-2026): what stands here was gathered from that code, from stored pages of the hub and from public code that reads the same data.
+2026): the entries were gathered from that code, from stored pages of the hub and from public code that reads the same data.
 A revision is a commit where one was found. Where it is a branch, none was, and it may move: the metrics then say at which commit
 the data was read, and of a file at an address its sha256.
 """
@@ -77,7 +77,7 @@ class WebTable:
 
 @dataclass(frozen=True)
 class PaperDomain:
-    """A domain's text and questions, and where they come from."""
+    """A domain's text and questions, and their sources."""
 
     title: str
     table: HubTable | WebTable
@@ -88,7 +88,7 @@ class PaperDomain:
     change: Callable[[Row], Row] = dict  # of a row, before its columns are taken
 
     def corpus(self) -> Corpus:
-        """The domain, its text streamed whenever it is passed over. Raises UserError when something of it can't be had."""
+        """The domain, its text streamed on each iteration. Raises UserError when a part of it can't be fetched."""
         table = self.table.pinned()
         sources = {self.title: {"name": self.title, "licence": self.licence, **table.facts()}}
         dropped: Counter[str] = Counter()
@@ -111,12 +111,12 @@ class PaperDomain:
 
 
 class Documents:
-    """Documents that are made anew each time they are passed over."""
+    """Documents that are made anew on each iteration."""
 
     def __init__(self, make: Callable[[Counter[str]], Iterator[Document]]) -> None:
-        """``make`` them, and count what is left out."""
+        """``make`` yields them and counts what it leaves out."""
         self._make = make
-        self.dropped: Counter[str] = Counter()  # what the last time left out, by reason
+        self.dropped: Counter[str] = Counter()  # what the last iteration left out, by reason
 
     def __iter__(self) -> Iterator[Document]:
         self.dropped = Counter()
@@ -133,7 +133,7 @@ def _written(address: str, content: bytes) -> Iterator[Path]:
 
 
 def _with_distinct_choices(rows: Iterator[tuple[str, Row]], dropped: Counter[str]) -> Iterator[tuple[str, Row]]:
-    """Without MMLU's two or three questions that have a choice twice."""
+    """The rows without MMLU's two or three questions that have a choice twice."""
     for where, row in rows:
         choices = [choice.strip() for choice in row["choices"]]
         if len(set(choices)) == len(choices):
@@ -143,7 +143,7 @@ def _with_distinct_choices(rows: Iterator[tuple[str, Row]], dropped: Counter[str
 
 
 def _unmasked(row: Row) -> Row:
-    """LegalLAMA hides a term in each text; here it stands in its place again."""
+    """The row with the term that LegalLAMA hides in its text put back."""
     sentences, term = row.get("masked_sentences"), row.get("obj_label")
     return {**row, "text": sentences[0].replace("<mask>", term)} if sentences and term else row
 

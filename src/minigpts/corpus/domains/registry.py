@@ -35,7 +35,7 @@ def medical() -> Corpus:
 
 
 def medical_corpus(ontology: str, xml: bytes) -> Corpus:
-    """The domain out of the two files' contents."""
+    """The domain from the two files' contents."""
     terms, release = obo.parse(ontology)
     sources = {
         hpo.SOURCE: {
@@ -66,7 +66,7 @@ def embedded_legal() -> Corpus:
 
 
 def embedded_legal_corpus(texts: Mapping[str, str]) -> Corpus:
-    """The domain out of the files' contents, by key."""
+    """The domain from the files' contents, by key."""
     used = licences.used(licences.parse(key, text) for key, text in texts.items())
     group_of = licences.groups(used)
     sources = {

@@ -1,4 +1,4 @@
-"""A text file's encoding: one for the whole file, checked to its last byte, so that nothing is read wrong in silence."""
+"""Detects a text file's encoding: one for the whole file, checked to its last byte, so that no character is misread silently."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def encoding_of(path: Path) -> str:
-    """Python's name of the encoding: by its mark, else UTF-8, else the likeliest old one, which is then said on stderr.
+    """Python's name of the encoding: that of its mark, else UTF-8, else the likeliest old one, which is reported on stderr.
 
-    Memory stays within a block, or a line. Raises UserError naming the file, and the line, for a file that isn't text, is in
-    two encodings or in none that is known, and as :func:`opened`.
+    Memory holds a block or a line. Raises UserError naming the file and the line for a file that isn't text, is in two encodings
+    or in none that is known, and as :func:`opened`.
     """
     line = 1
     with opened(path) as file:
@@ -70,7 +70,7 @@ def encoding_of(path: Path) -> str:
 
 
 def _old_encoding(path: Path) -> str:
-    """The encoding of a file that isn't UTF-8, told from its lines with other bytes than ASCII's."""
+    """The encoding of a file that isn't UTF-8, detected from its lines beyond ASCII."""
     from charset_normalizer import from_bytes
 
     sample = bytearray()
@@ -102,7 +102,7 @@ def _old_encoding(path: Path) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines with other bytes than ASCII's."""
+    """Numbered lines with bytes beyond ASCII."""
     with opened(path) as file:
         for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
             if len(raw) == LONGEST_LINE:

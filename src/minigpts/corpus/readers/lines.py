@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from minigpts.corpus.readers import encodings
 from minigpts.errors import UserError
 
-# Characters. A line is held whole, a few times over and in up to four bytes a character: 200 MB of one would take gigabytes.
+# Characters. Memory holds a line several times, at up to four bytes a character: 200 MB of one would take gigabytes.
 LONGEST_LINE = 1 << 25
 _BLOCK = 1 << 16
 

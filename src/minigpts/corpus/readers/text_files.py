@@ -1,7 +1,7 @@
-"""The user's own text from local files: jsonl, csv, tsv, parquet, txt and markdown (all but parquet also as .gz).
+"""Reads the user's own text from local files: jsonl, csv, tsv, parquet, txt and markdown (all but parquet also as .gz).
 
-Plain readers rather than a data-set library's, because every complaint must name the file and the line. They stream: a folder
-may be larger than memory.
+These are plain readers rather than a data-set library's, so that every complaint names the file and the line. They stream, so a
+folder may be larger than memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BUFFER = 1 << 20  # bytes of each parquet column read ahead, rather than a whol
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a row's text stands, and what may not be separated from it."""
+    """The columns that hold a row's text and its group."""
 
     text: str  # the column that holds the text,
     template: str | None = None  # or columns in text of their own: "English: {en}\nTaiwanese Mandarin: {zh}"
@@ -49,7 +49,7 @@ class Columns:
 
     @cached_property
     def _parts(self) -> list[tuple[str, str | None]]:
-        """The template as (what stands before a column, the column)."""
+        """The template as pairs of the text before a column and the column."""
         if self.template is None:
             return [("", self.text)]
         try:
@@ -109,10 +109,10 @@ def read_corpus(path: Path, columns: Columns, param: str = "dataset.source") -> 
 def documents(
     rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Columns, source: str, dropped: Counter[str]
 ) -> Iterator[Document]:
-    """Turn rows, each with where it stands, into documents; a long one into several of one group.
+    """Turn rows, each with its location, into documents; a long row becomes several of one group.
 
-    Without a group's column that is the words the text begins with, all of them up to ``passages.LONGEST`` characters: copies
-    stay together, whatever their case and punctuation. Counts empty rows and control characters, which go, in ``dropped``.
+    Without a value in the group's column, the group is a hash of the first passage's words, so that copies share it whatever
+    their case and punctuation. Removes empty rows and control characters, and counts them in ``dropped``.
     Raises UserError naming the row for a missing column or a value that isn't text.
     """
     for where, row in rows:
@@ -142,23 +142,22 @@ def _group(text: str) -> str:
 
 
 class Texts:
-    """Documents out of local files, in the order of the files' names; read anew each time, never held together.
+    """Documents from local files, in the order of the files' names, read anew on each iteration.
 
-    A jsonl object, a csv, tsv or parquet row is a document, a txt or markdown file another; long ones are cut into passages
-    that share a group. But passages of prose are groups of their own if there are fewer than ``FEW_FILES`` files of it: a
-    single book could not be split otherwise. Then a test passage may follow a training passage; chapters in files, or a
-    group's column, keep them apart.
+    A jsonl object, a row of a table, and a txt or markdown file each become a document. A long one is cut into passages that
+    share a group. With fewer than ``FEW_FILES`` files of prose each passage is a group of its own, since a single book could not
+    be split otherwise. Then a test passage may follow a training passage; to prevent that, give a file for each chapter.
     """
 
     def __init__(self, path: Path, columns: Columns, param: str) -> None:
-        """Find the files. Raises UserError naming ``param`` for none; what is wrong inside them is raised when they are read."""
+        """Find the files. Raises UserError naming ``param`` when there are none; faults inside them are raised on reading."""
         self.path, self.columns = path, columns
         self._passed_over: Counter[str] = Counter()
         self.files = folders.text_files(path, KINDS, param, self._passed_over)
         self.dropped = self._passed_over.copy()  # what the last reading left out, by reason
 
     def __iter__(self) -> Iterator[Document]:
-        """Read the files. Raises UserError naming the file, and the line, for what can't be read, and when no text came out."""
+        """Read the files. Raises UserError naming the file and the line that can't be read, and when there is no text."""
         dropped = self.dropped = self._passed_over.copy()
         apart = sum(folders.suffix(file) in PROSE for file in self.files) < FEW_FILES
         empty = True
