@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     device(runtime)
     config, dtype = checkpoint.load_config(args.model), checkpoint.StoredWeights(args.model).dtype
     packing.require_positions(config, settings.sequence_length, "finetune.sequence_length")
-    tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general_text(settings)
+    tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general_text(args.general, settings.general_share)
     sequences, share = data.draw_sequences(tokenizer, train, packing.boundaries(tokenizer, config), settings, general)
     identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation), "general": general}
     inputs = [args.model, args.train, args.validation, args.parent, args.questions, teacher]
@@ -86,6 +86,7 @@ def parser(description: str | None, scratch: Path) -> argparse.ArgumentParser:
         "--parent", type=Path, required=True, help="metrics of the parent; recovery is to its validation_bits_per_byte"
     )
     parser.add_argument("--questions", type=Path, help="jsonl of questions; those of split validation are watched, too")
+    parser.add_argument("--general", type=Path, help="parquet of general text, of which finetune.general_share of the rows are")
     parser.add_argument("--teacher", type=Path, help="checkpoint to distil from; without it nothing is, whatever the params say")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--metrics", type=Path, required=True, help="json to write")

@@ -1,15 +1,16 @@
-"""Questions made from a domain's own text, in the two ways of the Mini-GPTs paper (arXiv 2312.12682): how a sentence goes on,
-and which text is the translation.
+"""Makes questions from a domain's own text, in the two ways of the Mini-GPTs paper (arXiv 2312.12682): completing a sentence, and
+choosing a translation.
 
-What the model is shown (``minigpts.evaluation.multiple_choice``) and has to find likeliest:
+The prompts, as ``minigpts.evaluation.multiple_choice`` builds them:
 
 * completion: ``Question: {start of a sentence} …\\nAnswer: {the whole sentence}``. The paper's code scores start and end as one
-  text; behind ``Answer:`` alone an end is hardly the start's (SmolLM2 on game dialogue: 0.36 with ends, 0.55 with sentences). A
-  question's choices share the start, which the token tree computes once. No words are put around it: none would fit every language.
+  text: after ``Answer:`` an end alone hardly follows from the start (SmolLM2 on game dialogue: 0.36 with ends, 0.55 with
+  sentences). The choices share the start, which the token tree computes once. No words are put around it, since none would fit
+  every language.
 * translation: ``Question: {the template up to the translation}\\nAnswer: {the translation}``, worded as the domain's text is: with
   the template ``English: {en}\\nFrench: {fr}`` a question is ``English: Good morning.\\nFrench:``.
 
-The wrong choices are right ones of other groups, of about the same length.
+The wrong choices are right answers of other groups, of about the same length.
 """
 
 from __future__ import annotations
@@ -48,24 +49,24 @@ _BRACKETS = ("()", "[]", "{}", "“”", "«»", "「」", "『』", "（）")
 
 @dataclass(frozen=True)
 class _Item:
-    """What a question is made from."""
+    """The material of one question."""
 
     question: str
     opening: str  # what every choice begins with
     answer: str
     evidence: str
     group: str
-    turn: int  # how many questions of its document come before it
-    key: str  # its place in an order of chance that depends on the seed and the text alone
+    turn: int  # number of questions of its document before it
+    key: str  # its place in a random order that depends on the seed and the text alone
 
 
 def make(
     documents: Sequence[Document], kind: Literal["completion", "translation"], template: str | None, at_most: int, seed: int
 ) -> list[Question]:
-    """Up to ``at_most`` questions, one of each document before a second of any; their right choices come first.
+    """Up to ``at_most`` questions, one of each document before a second of any, each with its right choice first.
 
-    They depend on the documents and the seed, not on the documents' order. ``template`` is what the documents of a translation
-    were written with; its second field is what is asked for. A question's evidence is the whole sentence or document.
+    They depend on the documents and the seed, not on the documents' order. ``template`` is the one that the documents of a
+    translation were written with: its second field becomes the answer. A question's evidence is the whole sentence or document.
     Raises UserError for a translation without a template of two fields, and when not a single question can be made.
     """
     if at_most == 0:
@@ -125,7 +126,7 @@ def _unspaced(text: str) -> bool:
 
 
 def _completions(documents: Sequence[Document], seed: int) -> Iterator[_Item]:
-    """Every sentence that can be cut in two; one that several documents have counts for one of them."""
+    """Every sentence that can be cut in two; a sentence of several documents counts for one of them."""
     seen: set[str] = set()
     for document in _ordered(documents, seed):
         fresh = {normalized(sentence): sentence for sentence in _sentences(document.text)}
@@ -141,13 +142,13 @@ def _completions(documents: Sequence[Document], seed: int) -> Iterator[_Item]:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """The sentences of a text that read well by themselves, each on one line and without its speaker's name."""
+    """The sentences of a text that read well alone, each on one line and without its speaker's name."""
     for paragraph in re.split(r"\n\s*\n", text):
         start = 0
         for end in _END.finditer(paragraph):
             word = paragraph[max(start, end.start() - _LONGEST_ABBREVIATION) : end.start()].split()[-1:]
             following = _SOMETHING.search(paragraph, end.end())
-            # Where it's unclear whether a sentence ends here, it doesn't: two together read well, half of one doesn't.
+            # In doubt the sentence goes on: two sentences read well together, half a sentence doesn't.
             if (following and following[0].islower()) or (word and _NO_END.fullmatch(word[0])):
                 continue
             first, *others = _SPEAKER.sub("", paragraph[start : end.end()].strip()).splitlines()
@@ -191,7 +192,7 @@ def _balanced(text: str) -> bool:
 
 
 def _translations(documents: Sequence[Document], template: str | None, seed: int) -> Iterator[_Item]:
-    """Every document that the template can have made, in one way only."""
+    """Every document that the template can have produced in exactly one way."""
     parts = list(string.Formatter().parse(template or ""))
     fields = [field for _, field, _, _ in parts if field is not None]
     if len(fields) != 2 or len(set(fields)) != 2:

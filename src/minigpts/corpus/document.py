@@ -1,4 +1,4 @@
-"""What every source of text gives and the splits are made of: documents, and multiple-choice questions about them."""
+"""Documents and multiple-choice questions: what every domain and reader yields, and what the splits are made of."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ASCII = {code: _NO_WORD.sub(" ", chr(code).lower()) for code in range(128)}
 
 @dataclass(frozen=True)
 class Document:
-    """One text, and the group of texts it may not be separated from."""
+    """One text, and the group of texts that must share its split."""
 
     text: str
     group: str  # documents of one group land in one split: sibling terms, a block of codes, copies of one text
@@ -30,13 +30,13 @@ class Question:
     question: str
     choices: tuple[str, ...]
     answer: int  # 0-based index into the choices
-    group: str | None  # it may only test the split its group landed in; None: any
-    evidence: str  # what would give the answer away, so it may not occur in the training text
+    group: str | None  # it may only test the split that has this group; None: any
+    evidence: str  # text that would give the answer away, so the training text must not contain it
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """All of a domain before the split."""
+    """A domain before the split."""
 
     documents: Iterable[Document]  # each time in the same order; may be larger than memory
     questions: list[Question]
@@ -58,7 +58,7 @@ def folded(text: str) -> str:
 
 
 class _Folded(dict[int, str]):
-    """What a character becomes, found out when it first occurs."""
+    """Maps a character to what replaces it, worked out when it first occurs."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)

@@ -1,9 +1,9 @@
-"""Copies and near duplicates in a corpus of any size, from some 270 bytes a document.
+"""Finds copies and near duplicates in a corpus of any size, with some 270 bytes a document.
 
 Two documents are near duplicates when at least ``NEAR`` of all their runs of ``SHINGLE`` words are common to both (their Jaccard
-index), which some six changed words in a hundred leave: three are always found, eight hardly ever. It is estimated by MinHash
-(Broder 1997): of ``SLOTS`` minima the lowest byte is kept (b-bit minwise hashing, arXiv 0910.3349), and only documents are
-compared that agree in all ``ROWS`` minima of some band.
+index). Copies with three changed words in a hundred are always found, with eight hardly ever. The index is estimated by MinHash
+(Broder 1997) from the lowest byte of ``SLOTS`` minima (b-bit minwise hashing, arXiv 0910.3349). Only documents that agree in all
+``ROWS`` minima of some band are compared.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _PAIRS = 1 << 16  # compared at once, a matter of memory
 
 
 class Duplicates:
-    """Takes documents a batch at a time, and then knows which are copies or near duplicates of earlier ones."""
+    """Takes documents a batch at a time and then finds the copies and near duplicates of earlier ones."""
 
     def __init__(self) -> None:
-        """Nothing taken yet."""
+        """Start without documents."""
         self._lengths: list[NDArray[np.int64]] = []  # of each batch, in words (documents,)
         self._texts: list[NDArray[np.uint64]] = []  # (documents,)
         self._sketches: list[NDArray[np.uint8]] = []  # (documents, SLOTS)
         self._bands: list[NDArray[np.uint32]] = []  # (documents, SLOTS / ROWS)
 
     def add(self, words: Words) -> None:
-        """Take the next documents."""
+        """Add the next documents."""
         from rensa import RMinHash  # type: ignore[import-untyped]
 
         minima = RMinHash.digest_matrix_from_flat_token_hashes(words.shingles(SHINGLE), words.offsets.astype(np.uint64), SLOTS, 1)
@@ -50,7 +50,7 @@ class Duplicates:
         self._bands.append((keys >> np.uint64(32)).astype(np.uint32))
 
     def copies(self) -> NDArray[np.bool_]:
-        """Which documents have the very words, in order, of an earlier one, (documents,)."""
+        """Which documents have the same words in the same order as an earlier one, (documents,)."""
         texts = _joined(self._texts)
         found = np.ones(len(texts), dtype=np.bool_)
         found[np.unique(texts, return_index=True)[1]] = False
@@ -78,6 +78,6 @@ class Duplicates:
 
 
 def _joined(parts: list[NDArray[T]]) -> NDArray[T]:
-    """The batches as one array, which from then on is the only one: not twice in memory."""
+    """The batches as one array, which replaces them in the list, so that memory holds them once."""
     parts[:] = [np.concatenate(parts)]
     return parts[0]

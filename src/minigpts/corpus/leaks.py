@@ -1,10 +1,10 @@
-"""Looks for text that training would see and the evaluation then asks for.
+"""Finds training text that gives away what the evaluation asks for.
 
-What is looked for are runs of ``RUN`` words that a held-out text, a document or what gives a question's answer away, has in
-common with a document of the training side: the field's usual measure of contamination (GPT-3, arXiv 2005.14165). A shorter text
-of at least ``SHORTEST_RUN`` words is one run. As there, a run that more than ``COMMON`` documents of the training side have is a
-phrase of the domain, a heading or a disclaimer: such runs stay, and are what the leakage that remains is made of. Documents with
-any other go, and so do held-out texts most of whose runs are common ones: these ask for what was learnt by heart.
+A leak is a run of ``RUN`` words that a document of the training side shares with a held-out text (a document, or the evidence of
+a question): the field's usual measure of contamination (GPT-3, arXiv 2005.14165). A shorter text of at least ``SHORTEST_RUN``
+words is one run. As there, a run in more than ``COMMON`` documents of the training side is a phrase of the domain, a heading or a
+disclaimer. Such runs are kept and make up the leakage that remains. Documents with any other shared run are removed, and so are
+held-out texts most of whose runs are common: they test what was learnt by heart.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Found = tuple[NDArray[np.int64], NDArray[np.int64]]  # (pairs,) each: which text
 
 
 class HeldOut:
-    """The runs of the held-out texts, and where in the training side they were seen."""
+    """The runs of words in the held-out texts, and the documents of the training side that have them."""
 
     def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
-        """``texts`` by kind: the held-out documents of each split, and what gives its questions' answers away."""
+        """``texts`` by kind: the held-out documents of each split, and the evidence of its questions."""
         words = words_of([text for kind in texts.values() for text in kind])
         counts = np.diff(words.offsets)
         positions, hashes, heads = [_NONE], [_NO_HASH], [_NO_HASH]
@@ -50,7 +50,7 @@ class HeldOut:
         self._hits = [(_NONE, _NONE)]
 
     def find(self, words: Words) -> Found:
-        """The runs in some texts, each once a text."""
+        """The runs in some texts as pairs of text and run, each pair once."""
         texts, runs = [_NONE], [_NONE]
         heads = self._heads.find(words.runs(SHORTEST_RUN))[0]
         for length in self._lengths:
@@ -67,16 +67,16 @@ class HeldOut:
         return pairs[0], pairs[1]
 
     def look_through(self, words: Words, numbers: NDArray[np.intp]) -> None:
-        """Note which runs documents of the training side have; ``numbers``: the documents', (texts,)."""
+        """Record the runs in some documents of the training side; ``numbers``, (texts,), are the documents' numbers."""
         texts, runs = self.find(words)
         rare = self._seen[runs] <= COMMON
         self._hits.append((numbers[texts[rare]], runs[rare]))
         self._seen += np.bincount(runs, minlength=len(self._seen))
 
     def leaks(self, found: Found | None = None, kinds: Collection[str] | None = None) -> Found:
-        """Documents, by their numbers, with runs that are not common; of ``kinds`` of texts alone, where given.
+        """The leaks among the documents looked through, or among ``found``: documents' numbers and their runs that are not common.
 
-        Of the documents looked through, or those ``found``.
+        ``kinds`` restricts them to runs of these kinds of texts.
         """
         numbers, runs = found or tuple(map(np.concatenate, zip(*self._hits, strict=True)))
         leaking = self._seen[runs] <= COMMON
@@ -85,16 +85,16 @@ class HeldOut:
         return numbers[leaking], runs[leaking]
 
     def count(self, leaks: Found) -> dict[str, int]:
-        """How many documents have a run of each kind of texts."""
+        """The number of documents with a run of each kind of texts."""
         return {kind: len(np.unique(leaks[0][self._of(kind)[leaks[1]]])) for kind in self._sizes}
 
     def by_heart(self) -> dict[str, NDArray[np.bool_]]:
-        """Of each kind, the texts more than ``MOST`` of whose runs are common, (texts,)."""
+        """For each kind, which texts have more than ``MOST`` of their runs in common with many documents, (texts,)."""
         common, all_ = self._common()
         return {kind: common[texts] > MOST * all_[texts] for kind, texts in self._texts().items()}
 
     def leakage(self, kept: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
-        """Of each kind, the share of the runs in the texts ``kept`` that stay in the training side."""
+        """For each kind, the share of the runs in the texts ``kept`` that the training side still has."""
         common, all_ = self._common()
         return {
             kind: float(common[texts][kept[kind]].sum() / max(all_[texts][kept[kind]].sum(), 1))
@@ -102,7 +102,7 @@ class HeldOut:
         }
 
     def _common(self) -> Found:
-        """How many common runs each text has, and how many runs at all, (texts,) each."""
+        """The number of common runs and of all runs in each text, (texts,) each."""
         total = sum(self._sizes.values())
         common = self._seen[self._runs] > COMMON
         return np.bincount(self._owners[common], minlength=total), np.bincount(self._owners, minlength=total)
@@ -111,7 +111,7 @@ class HeldOut:
         return {kind: slice(first, first + self._sizes[kind]) for kind, first in self._firsts.items()}
 
     def _of(self, kind: str) -> NDArray[np.bool_]:
-        """Which runs texts of this kind have, (runs,)."""
+        """Whether a text of this kind has each run, (runs,)."""
         texts = self._texts()[kind]
         has = np.zeros(len(self._seen), dtype=np.bool_)
         has[self._runs[(self._owners >= texts.start) & (self._owners < texts.stop)]] = True
@@ -119,7 +119,7 @@ class HeldOut:
 
 
 class _Set:
-    """Hashes to be found among many others, nearly all of which a table of first bits turns away."""
+    """A set of hashes for fast look-up; a table of their first bits rejects nearly all others."""
 
     def __init__(self, hashes: Hashes) -> None:
         self.hashes = np.unique(hashes)

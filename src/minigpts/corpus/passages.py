@@ -19,9 +19,9 @@ _PAUSES = (
 def passages(blocks: Iterable[str]) -> Iterator[str]:
     """The text of ``blocks``, joined, in passages of at most ``LONGEST`` characters, stripped, none empty.
 
-    A passage but the last is at least half as long, unless blank: it ends at the last pause of the first kind that its second
-    half has, and where it has none, in the middle of a word. What is held at a time is a block and two passages, so the blocks
-    may be a file's of any length; the passages don't depend on where the blocks end.
+    Every passage but the last is at least half as long, unless blank. It ends at the last pause in its second half, of the best
+    kind there, or in the middle of a word where there is no pause. Memory holds a block and two passages, so a file may be of any
+    length. The passages don't depend on where the blocks end.
     """
     rest = ""
     for block in blocks:

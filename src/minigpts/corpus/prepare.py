@@ -1,7 +1,8 @@
-"""From a corpus to four splits and the questions: copies out, split by group, near duplicates out, cap, check for leaks, count.
+"""Turns a corpus into four splits and their questions.
 
-The corpus passes by once, onto disk; then its training side does, for the leaks. In memory are some 300 bytes a document and the
-held-out splits, which the caps keep small.
+In this order: remove copies, split by group, remove near duplicates, cap the sizes, check for leaks, count. The corpus is read
+once, onto disk, and its training side once more for the leaks. Memory holds some 300 bytes a document and the held-out splits,
+which the caps keep small.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,29 +22,16 @@ from minigpts.corpus import completion, leaks, splits
 from minigpts.corpus.document import Corpus, Document, Question
 from minigpts.corpus.duplicates import Duplicates
 from minigpts.corpus.questions import assign, balanced
+from minigpts.corpus.settings import TESTED, Settings
 from minigpts.corpus.store import Store
 from minigpts.corpus.words import words_of
 from minigpts.errors import UserError
 from minigpts.prefetch import ahead
 
 MINIMUM_BYTES = 500  # of text in each split: less than that measures nothing
-TESTED = ("validation", "test")
 OUT_COLUMNS = ("text", "group")
 
 Numbers = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the splits should look like."""
-
-    shares: Mapping[str, float]  # of calibration, validation and test in the documents
-    max_bytes: Mapping[str, int | None]  # caps on the same, UTF-8; None: no cap
-    max_questions: Mapping[str, int]  # of validation and test
-    max_leakage: float  # share of a held-out split's runs of words, or its questions', that training text may have
-    make_questions: Literal["completion", "translation"] | None  # out of the held-out text, where there are none
-    template: str | None  # what the text was made with, for translation
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -51,13 +39,13 @@ class Prepared:
     """What the stage writes."""
 
     store: Store
-    train: NDArray[np.bool_]  # which of the corpus's documents
+    train: NDArray[np.bool_]  # (documents,): whether each of the corpus's documents is for training
     documents: dict[str, list[Document]]  # of the other splits
     questions: dict[str, list[Question]]  # by split
     metrics: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Write the four tables and the questions. The training text keeps its source's order; who reads it draws from it."""
+        """Write the four tables and the questions. The training text keeps its source's order, so its readers must draw from it."""
         with artifacts.table_writer(folder / "train.parquet", OUT_COLUMNS) as write:
             for _, columns in self.store.selected(self.train, OUT_COLUMNS):
                 write(columns)
@@ -67,7 +55,7 @@ class Prepared:
         artifacts.write_jsonl(folder / "mcq.jsonl", self.question_rows())
 
     def summary(self) -> str:
-        """What came out, and what was dropped and why, in a few lines."""
+        """The counts of what was kept and of what was dropped and why, in a few lines."""
         counts, left_out = self.metrics["documents"], self.metrics["left_out"]
         dropped = {
             **self.metrics["dropped"],
@@ -94,24 +82,24 @@ class Prepared:
         ]
 
 
-def prepare(corpus: Corpus, shape: Shape, scratch: Path) -> Prepared:
-    """Split the corpus, by way of the file ``scratch``.
+def prepare(corpus: Corpus, settings: Settings, scratch: Path) -> Prepared:
+    """Split the corpus, with the file ``scratch`` as storage.
 
-    Caps come before the leak check: a document that is cut from the test can't leak, so nothing need go for its sake.
-    Raises UserError when a split ends up with too little text, or with more leakage than ``shape.max_leakage``.
+    The caps apply before the leak check: a document that a cap discards can't leak, so no training text is removed because of it.
+    Raises UserError when a split ends up with too little text, or with more leakage than ``settings.max_leakage``.
     """
     store, duplicates, sizes = _stored(corpus.documents, scratch)
     total = len(sizes)
     (groups, group_names), (sources, source_names) = store.codes("group"), store.codes("source")
-    whole, dropped = _split(duplicates, groups, sources, shape)
+    whole, dropped = _split(duplicates, groups, sources, settings)
     del duplicates  # a few hundred bytes a document
-    caps = {**shape.max_bytes, "train": None}
+    caps = {**settings.max_bytes, "train": None}
     kept = {name: splits.capped(whole[name], sizes, cap) for name, cap in caps.items()}
-    dropped |= {f"{name}_over_cap": len(whole[name]) - len(kept[name]) for name in shape.max_bytes}
-    held = iter(store.documents(np.concatenate([kept[name] for name in shape.max_bytes]), total))
-    documents = {name: list(islice(held, len(kept[name]))) for name in shape.max_bytes}
+    dropped |= {f"{name}_over_cap": len(whole[name]) - len(kept[name]) for name in settings.max_bytes}
+    held = iter(store.documents(np.concatenate([kept[name] for name in settings.max_bytes]), total))
+    documents = {name: list(islice(held, len(kept[name]))) for name in settings.max_bytes}
     in_groups = {name: {group_names[code] for code in np.unique(groups[whole[name]])} for name in TESTED}
-    questions = _questions(corpus.questions, documents, in_groups, shape)
+    questions = _questions(corpus.questions, documents, in_groups, settings)
     unused = max(len(corpus.questions) - sum(map(len, questions.values())), 0)
 
     held_out = leaks.HeldOut(_texts({name: documents[name] for name in TESTED}, questions))
@@ -120,7 +108,7 @@ def prepare(corpus: Corpus, shape: Shape, scratch: Path) -> Prepared:
     kept = {name: numbers[staying[name]] for name, numbers in kept.items()}
     questions = {name: list(compress(items, staying[f"{name}_questions"])) for name, items in questions.items()}
     _require_text(kept, sizes)
-    _require_no_leakage(found["leakage"], shape.max_leakage)
+    _require_no_leakage(found["leakage"], settings.max_leakage)
     metrics = {
         **_counts(kept, sizes, sources, source_names),
         "questions": {name: len(items) for name, items in questions.items()},
@@ -128,7 +116,7 @@ def prepare(corpus: Corpus, shape: Shape, scratch: Path) -> Prepared:
         "num_questions_unused": unused,  # beyond the caps, or about documents of the other splits
         "leak_check": found,
         "dropped": dropped,
-        "left_out": {  # before all that, by those who read them
+        "left_out": {  # before all that, by the readers
             "text": dict(getattr(corpus.documents, "dropped", {})),
             "questions": dict(corpus.questions_dropped),
         },
@@ -139,7 +127,7 @@ def prepare(corpus: Corpus, shape: Shape, scratch: Path) -> Prepared:
 
 
 def _stored(documents: Iterable[Document], scratch: Path) -> tuple[Store, Duplicates, NDArray[np.int64]]:
-    """The documents on disk, what is known of their likeness, and their sizes in UTF-8 bytes, (documents,)."""
+    """The stored documents, their duplicates, and their sizes in UTF-8 bytes, (documents,)."""
     store, duplicates, sizes = Store(scratch), Duplicates(), []
     for texts in ahead(store.write(tqdm(documents, desc="reading", unit="document"))):
         duplicates.add(words_of(texts))
@@ -150,36 +138,36 @@ def _stored(documents: Iterable[Document], scratch: Path) -> tuple[Store, Duplic
 
 
 def _split(
-    duplicates: Duplicates, groups: NDArray[np.int64], sources: NDArray[np.int64], shape: Shape
+    duplicates: Duplicates, groups: NDArray[np.int64], sources: NDArray[np.int64], settings: Settings
 ) -> tuple[dict[str, Numbers], dict[str, int]]:
-    """The documents of each split, those to be capped in the order of their turn, and how many went as what."""
+    """The documents of each split, those of a capped split in the order of their turn, and the counts of what was removed."""
     distinct = np.flatnonzero(~duplicates.copies())
     near = np.zeros(len(groups), dtype=np.bool_)
     near[distinct] = duplicates.near_duplicates(distinct)
-    parts = splits.split(groups[distinct], sources[distinct], shape.shares, shape.seed)
+    parts = splits.split(groups[distinct], sources[distinct], settings.shares, settings.seed)
     whole = {name: distinct[numbers] for name, numbers in parts.items()}
-    for name in shape.max_bytes:  # near duplicates take their turn in this order, too, and change nobody else's
-        whole[name] = np.array(splits.spread(whole[name].tolist(), groups.__getitem__, shape.seed), dtype=np.intp)
+    for name in settings.max_bytes:  # with the near duplicates, so that they change no other document's turn
+        whole[name] = np.array(splits.spread(whole[name].tolist(), groups.__getitem__, settings.seed), dtype=np.intp)
     dropped = {"copies": len(groups) - len(distinct), "near_duplicates": int(near.sum())}
     return {name: numbers[~near[numbers]] for name, numbers in whole.items()}, dropped
 
 
 def _questions(
-    questions: Sequence[Question], documents: Mapping[str, Sequence[Document]], groups: Mapping[str, set[str]], shape: Shape
+    questions: Sequence[Question], documents: Mapping[str, Sequence[Document]], groups: Mapping[str, set[str]], settings: Settings
 ) -> dict[str, list[Question]]:
-    """Those there are, assigned to the splits; or else made, each split's from its own documents."""
-    if questions or shape.make_questions is None:
-        assigned = assign(questions, groups, shape.max_questions, shape.seed)
+    """The questions there are, assigned to the splits, or else questions made from each split's own documents."""
+    if questions or settings.make_questions is None:
+        assigned = assign(questions, groups, settings.max_questions, settings.seed)
     else:
         assigned = {
-            name: completion.make(documents[name], shape.make_questions, shape.template, at_most, shape.seed)
-            for name, at_most in shape.max_questions.items()
+            name: completion.make(documents[name], settings.make_questions, settings.template_text, at_most, settings.seed)
+            for name, at_most in settings.max_questions.items()
         }
     return {name: balanced(items) for name, items in assigned.items()}
 
 
 def _texts(documents: Mapping[str, Sequence[Document]], questions: Mapping[str, Sequence[Question]]) -> dict[str, list[str]]:
-    """What may not be seen in training, by kind: ``test``, ``test_questions`` and so on."""
+    """The texts that training must not see, by kind: ``test``, ``test_questions`` and so on."""
     return {
         **{name: [document.text for document in items] for name, items in documents.items()},
         **{f"{name}_questions": [question.evidence for question in items] for name, items in questions.items()},
@@ -197,9 +185,9 @@ def _look_through(store: Store, held_out: leaks.HeldOut, training_side: NDArray[
 def _without_leaks(
     held_out: leaks.HeldOut, kept: Mapping[str, Numbers], documents: Mapping[str, Sequence[Document]]
 ) -> tuple[dict[str, NDArray[np.bool_]], dict[str, Any]]:
-    """What stays of each split and its questions, and what was found.
+    """Which texts of each split and its questions are kept, and what was found.
 
-    The training side is held against all that is held out, the validation text against the test.
+    Compares the training side with everything held out, and the validation text with the test.
     """
     numbers, runs = held_out.leaks()
     by_heart = held_out.by_heart()
@@ -232,7 +220,7 @@ def _require_text(kept: Mapping[str, Numbers], sizes: NDArray[np.int64]) -> None
         if size < MINIMUM_BYTES:
             raise UserError(
                 f"dataset: {len(numbers)} documents with {size} bytes of text came out for {name}, at least {MINIMUM_BYTES} bytes"
-                " are needed; give more text, or change the shares and the caps in bytes"
+                " are needed; give more text, or raise the shares and the maximum sizes"
             )
 
 

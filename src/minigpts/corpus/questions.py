@@ -1,4 +1,4 @@
-"""Which questions test which split, and where their right answers stand."""
+"""Assigns questions to splits, and balances the positions of the right answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def assign(
 ) -> dict[str, list[Question]]:
     """A seeded subset of the questions for each split of ``at_most``: those of its ``groups``, or any without a group.
 
-    A subset takes one question of each group before a second of any, so that no family of terms dominates. Questions
-    without a group go to the splits in proportion to the caps, so that too few of them are shared fairly.
+    A subset has one question of each group before a second of any, so that no family of terms dominates. Questions without a
+    group are shared in proportion to the caps.
     """
     order = spread(sorted(questions, key=lambda question: question.id), lambda question: question.group, seed)
     free = [question for question in order if question.group is None]
@@ -30,9 +30,9 @@ def assign(
 
 
 def balanced(questions: Sequence[Question]) -> list[Question]:
-    """The same questions with their right answers at each position equally often.
+    """The same questions with the right answers at each position equally often.
 
-    Questions without a group are a user's own and stay as they are: "all of the above" has its place.
+    Questions without a group are the user's own and keep their order: "all of the above" must stay last.
     """
     return [
         question if question.group is None else _placed(question, index % len(question.choices))

@@ -1,6 +1,6 @@
-"""Splits by group with scikit-learn: what belongs together stays together, and the shares come out close to asked.
+"""Splits by group with scikit-learn: a group is never divided, and the shares come out close to those asked for.
 
-Everything here is about documents' numbers, so that a corpus larger than memory is split as a small one is.
+It works on the documents' numbers alone, so a corpus may be larger than memory.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def split(
 ) -> dict[str, NDArray[np.intp]]:
     """Assign whole groups to test, validation and calibration, as ``shares`` of each source's documents; the rest trains.
 
-    ``groups`` and ``sources``, (documents,), say by a number which each document belongs to; gives the documents' numbers, sorted
-    within a source. Raises UserError when there are too few groups to give each split one.
+    ``groups`` and ``sources``, (documents,), are the number of each document's group and source. Returns the documents' numbers,
+    sorted within a source. Raises UserError when there are too few groups to give each split one.
     """
     parts: dict[str, list[NDArray[np.intp]]] = {name: [] for name in SPLITS}
     for source in np.unique(sources) if len(sources) else [0]:
@@ -43,7 +43,7 @@ def split(
 
 
 def _taken(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Draw groups many times and keep the draw whose share of documents is closest; gives which documents are in it.
+    """Which documents the best of many draws of groups contains, (documents,): the one whose share of documents is closest.
 
     Groups differ in size, so a share of the groups isn't the same share of the documents: one group may hold a third of them.
     """
@@ -65,9 +65,10 @@ def _taken(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.boo
 
 
 def spread(items: Sequence[T], group_of: Callable[[T], Hashable], seed: int) -> list[T]:
-    """The items in an order of chance that takes one of each group before a second of any, and so on.
+    """The items in a random order that has one of each group before a second of any, and so on.
 
-    Cut short, it covers as many topics as it can: no large family of terms dominates. Items of the group None count as alone.
+    Any beginning of it covers as many groups as it can, so no large family of terms dominates. An item of the group None is a
+    group of its own.
     """
     order = list(items)
     random.Random(seed).shuffle(order)
@@ -81,7 +82,7 @@ def spread(items: Sequence[T], group_of: Callable[[T], Hashable], seed: int) -> 
 
 
 def capped(numbers: NDArray[np.intp], sizes: NDArray[np.int64], max_bytes: int | None) -> NDArray[np.intp]:
-    """The first documents that fit into ``max_bytes`` together; None: all. ``sizes``: bytes of every document of the corpus."""
+    """The first documents that together fit into ``max_bytes`` (None: all). ``sizes``: bytes of every document of the corpus."""
     if max_bytes is None:
         return numbers
     return numbers[: int(np.searchsorted(np.cumsum(sizes[numbers]), max_bytes, side="right"))]

@@ -1,4 +1,4 @@
-"""A corpus's documents on disk, in their order: read from their source once, however large, and then by their numbers."""
+"""A corpus's documents on disk, in their order: its source is read once, and the documents are then read by their numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = ("text", "group", "source")
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """The documents, some at a time."""
+    """The documents in lists of bounded size."""
     batch: list[Document] = []
     characters = 0
     for document in documents:
@@ -35,27 +35,27 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 class Store:
-    """A file that :meth:`write` has filled."""
+    """The documents in a parquet file, which :meth:`write` fills."""
 
     def __init__(self, path: Path) -> None:
-        """``path``: of the parquet file, with a row group for every batch."""
+        """``path``: of the parquet file; a batch becomes a row group."""
         self.path = path
 
     def write(self, documents: Iterable[Document]) -> Iterator[list[str]]:
-        """Write the documents, and yield their texts a batch at a time as they go by. Raises what reading them raises."""
+        """Write the documents, and yield the texts of each batch as it is written. Raises what reading them raises."""
         with artifacts.table_writer(self.path, COLUMNS) as write:
             for batch in batches(documents):
                 write({name: [getattr(document, name) for document in batch] for name in COLUMNS})
                 yield [document.text for document in batch]
 
     def codes(self, column: str) -> tuple[NDArray[np.int64], list[str]]:
-        """A column's value for each document as its place, (documents,), among the column's distinct values, sorted."""
+        """The place of each document's value, (documents,), among the column's distinct values, and those values, sorted."""
         import pyarrow.compute
         import pyarrow.parquet
 
         values = pyarrow.parquet.read_table(self.path, columns=[column]).column(0)
-        # One array first, of offsets that no number of documents overflows: a dictionary for each chunk, and then of all, takes
-        # memory and time by the square of the documents.
+        # One array first, with offsets wide enough for any corpus: unifying a dictionary for each chunk takes memory and time that
+        # grow with the square of the documents.
         encoded = values.cast(pyarrow.large_string()).combine_chunks().dictionary_encode()
         order = pyarrow.compute.sort_indices(encoded.dictionary)
         places = np.empty(len(order), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The words of many texts as 64-bit numbers, an array at a time: what copies, near duplicates and shared runs are found by.
+"""Hashes the words of many texts, to find copies, near duplicates and shared runs of words.
 
 A word is what :func:`minigpts.corpus.document.normalized` makes one. The hash of a word, and of a run of words, is a polynomial
 in a fixed odd number modulo 2^64, so it depends on no seed, process or machine.
@@ -54,7 +54,7 @@ class Words:
         return _runs(self.hashes, length)
 
     def runs_at(self, positions: NDArray[np.int64], length: int) -> Hashes:
-        """The same at some positions; every run must end before the last word does."""
+        """The same at some positions; no run may reach beyond the last word."""
         values = self.hashes[positions].copy()
         for step in range(1, length):
             values *= np.uint64(_BASE)

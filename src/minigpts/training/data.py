@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from minigpts.corpus.readers import text_files
+from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.evaluation.multiple_choice import attention_mask
 from minigpts.model import packing
@@ -60,18 +60,18 @@ def _draw(
         if tokens >= max_tokens:
             break
     if not parts:
-        raise UserError("there is no text to train on; check the data set's splits and finetune.general_text")
+        raise UserError("there is no text to train on; check the data set's splits and dataset.general_text")
     return pack(parts, recipe.sequence_length), drawn / sum(map(len, texts))
 
 
-def read_general_text(recipe: Recipe) -> list[str]:
-    """The documents of ``finetune.general_text``, if it has a share. Raises UserError naming what can't be read."""
-    if recipe.general_text is None or recipe.general_share == 0:
+def read_general_text(path: Path | None, share: float) -> list[str]:
+    """The documents of the general text, if it has a share. Raises UserError when there are none."""
+    if share == 0:
         return []
-    path = Path(recipe.general_text)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; finetune.general_text must name your text, or be null")
-    return [document.text for document in text_files.read_corpus(path, text_files.Columns("text")).documents]
+    texts = [] if path is None else artifacts.read_table(path, ["text"])["text"]
+    if not texts:
+        raise UserError("finetune.general_share > 0 needs general text; set dataset.general_text to a file or folder")
+    return texts
 
 
 def pieces(ids: np.ndarray, around: Boundaries, sequence_length: int) -> Iterator[np.ndarray]:

@@ -31,8 +31,7 @@ class Recipe:
     teacher: str  # the checkpoint folder to distil from, below data/checkpoints; dvc.yaml makes it the stage's --teacher
     freeze_embeddings: bool  # token embeddings and output head stay as they are
     lora_rank: int  # rank of the adapters that are tuned instead of the weights, and merged on saving; 0: the weights
-    general_text: str | None  # local text to blend in: a file or folder, read as dataset.source is
-    general_share: float  # of the packed sequences that come from it
+    general_share: float  # of the packed sequences that come from dataset.general_text
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -46,8 +45,6 @@ class Recipe:
         require(0 <= self.distillation <= 1, "finetune.distillation must be ≥ 0 and ≤ 1", self.distillation)
         require(self.lora_rank >= 0, "finetune.lora_rank must be ≥ 0", self.lora_rank)
         require(0 <= self.general_share < 1, "finetune.general_share must be ≥ 0 and < 1", self.general_share)
-        if self.general_share > 0:
-            require(self.general_text is not None, "finetune.general_share > 0 needs a finetune.general_text", self.general_text)
         rule = f"finetune.max_tokens must be ≥ batch_size × sequence_length = {self.tokens_per_step}"
         require(self.max_tokens >= self.tokens_per_step, rule, self.max_tokens)
 

@@ -14,19 +14,32 @@ from minigpts import artifacts
 from minigpts.corpus import store
 from minigpts.corpus.document import Corpus, Document, Question
 from minigpts.corpus.leaks import HeldOut
-from minigpts.corpus.prepare import Prepared, Shape, prepare
+from minigpts.corpus.prepare import Prepared, prepare
+from minigpts.corpus.settings import Settings
 from minigpts.corpus.words import words_of
 from minigpts.errors import UserError
 from tests.tiny import WORDS
 
-SHAPE = Shape(
-    shares={"calibration": 0.2, "validation": 0.2, "test": 0.2},
-    max_bytes={"calibration": 3000, "validation": 3000, "test": None},
-    max_questions={"validation": 3, "test": 5},
-    max_leakage=0.05,
-    make_questions=None,
+SETTINGS = Settings(
+    domain="medical",
+    source=None,
+    text_column="text",
     template=None,
+    group_column=None,
+    questions=None,
+    make_questions=None,
+    keep_terms=None,
+    general_text=None,
+    max_leakage=0.05,
     seed=0,
+    calibration_share=0.2,
+    validation_share=0.2,
+    test_share=0.2,
+    calibration_bytes=3000,
+    validation_bytes=3000,
+    test_bytes=None,
+    validation_questions=3,
+    test_questions=5,
 )
 
 
@@ -43,13 +56,13 @@ def corpus(count: int = 200) -> Corpus:
 
 def texts_of(prepared: Prepared, folder: Path) -> dict[str, list[str]]:
     prepared.write(folder)
-    return {name: artifacts.read_table(folder / f"{name}.parquet", ["text"])["text"] for name in SHAPE.shares | {"train": 0}}
+    return {name: artifacts.read_table(folder / f"{name}.parquet", ["text"])["text"] for name in SETTINGS.shares | {"train": 0}}
 
 
 def test_no_leak_is_left_and_every_document_is_accounted_for(tmp_path):
     whole = corpus()
     extended = Corpus([*whole.documents, Document(text(0), "g0", "s")], whole.questions, whole.sources)
-    prepared = prepare(extended, SHAPE, tmp_path / "scratch")
+    prepared = prepare(extended, SETTINGS, tmp_path / "scratch")
     texts, metrics = texts_of(prepared, tmp_path), prepared.metrics
     evidence = [question.evidence for items in prepared.questions.values() for question in items]
     held_out = HeldOut({"": [*texts["validation"], *texts["test"], *evidence]})
@@ -69,18 +82,18 @@ def test_no_leak_is_left_and_every_document_is_accounted_for(tmp_path):
 
 
 def test_the_training_text_keeps_its_order_and_batches_change_nothing(tmp_path, monkeypatch):
-    one = texts_of(prepare(corpus(), SHAPE, tmp_path / "scratch"), tmp_path / "one")
+    one = texts_of(prepare(corpus(), SETTINGS, tmp_path / "scratch"), tmp_path / "one")
     order = [document.text for document in corpus().documents]
     assert [order.index(item) for item in one["train"]] == sorted(order.index(item) for item in one["train"])
     monkeypatch.setattr(store, "BATCH_CHARACTERS", 300)
-    other = texts_of(prepare(corpus(), SHAPE, tmp_path / "scratch"), tmp_path / "other")
+    other = texts_of(prepare(corpus(), SETTINGS, tmp_path / "scratch"), tmp_path / "other")
     assert one == other
 
 
 def test_planted_near_duplicates_are_in_one_split_at_most(tmp_path):
     whole = corpus()
     planted = [Document(f"{document.text} Again.", f"copy{i}", "s") for i, document in enumerate(whole.documents)]
-    parts = prepare(Corpus([*whole.documents, *planted], whole.questions, whole.sources), SHAPE, tmp_path / "scratch")
+    parts = prepare(Corpus([*whole.documents, *planted], whole.questions, whole.sources), SETTINGS, tmp_path / "scratch")
     assert parts.metrics["dropped"]["near_duplicates"] == 200
     assert not [item for items in texts_of(parts, tmp_path).values() for item in items if item.endswith("Again.")]
 
@@ -90,7 +103,7 @@ def test_a_test_text_all_over_the_corpus_leaves_the_test(tmp_path):
     phrases = [" ".join(f"p{chance.randrange(1000)}" for _ in range(20)) for _ in range(10)]
     hosts = [" ".join([*(f"h{chance.randrange(1000)}" for _ in range(30)), phrases[i % 10], str(i)]) for i in range(600)]
     documents = [Document(item, f"own{i}", "s") for i, item in enumerate([*hosts, *phrases])]
-    prepared = prepare(Corpus(documents, [], {}), dataclasses.replace(SHAPE, max_leakage=1), tmp_path / "scratch")
+    prepared = prepare(Corpus(documents, [], {}), dataclasses.replace(SETTINGS, max_leakage=1), tmp_path / "scratch")
     texts, found = texts_of(prepared, tmp_path), prepared.metrics["leak_check"]
     assert not {*phrases} & {*texts["test"], *texts["validation"]}
     assert found["dropped"]["test"] + found["dropped"]["validation"] > 0
@@ -98,18 +111,18 @@ def test_a_test_text_all_over_the_corpus_leaves_the_test(tmp_path):
     assert sum(any(phrase in item for phrase in phrases) for item in texts["train"]) > 200
     assert 0 < found["leakage"]["test"] < 0.5
     with pytest.raises(UserError, match=r"of the (test|validation), in runs of 13 words, .* dataset.max_leakage \(0.1%\)"):
-        prepare(Corpus(documents, [], {}), dataclasses.replace(SHAPE, max_leakage=0.001), tmp_path / "scratch")
+        prepare(Corpus(documents, [], {}), dataclasses.replace(SETTINGS, max_leakage=0.001), tmp_path / "scratch")
 
 
 def test_question_rows_name_their_split(tmp_path):
-    rows = prepare(corpus(), SHAPE, tmp_path / "scratch").question_rows()
+    rows = prepare(corpus(), SETTINGS, tmp_path / "scratch").question_rows()
     assert {row["split"] for row in rows} == {"validation", "test"}
     assert all(row["choices"][row["answer"]] == "a" for row in rows)
 
 
 def test_too_little_text_is_refused_by_the_split(tmp_path):
     with pytest.raises(UserError, match="bytes of text came out for calibration"):
-        prepare(Corpus([Document(text(i)[:20], f"g{i}", "s") for i in range(20)], [], {}), SHAPE, tmp_path / "scratch")
+        prepare(Corpus([Document(text(i)[:20], f"g{i}", "s") for i in range(20)], [], {}), SETTINGS, tmp_path / "scratch")
 
 
 def test_a_store_gives_back_what_it_took(tmp_path, monkeypatch):

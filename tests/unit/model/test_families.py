@@ -68,7 +68,6 @@ PARAMS: dict[str, Any] = {
         "teacher": "base",
         "freeze_embeddings": True,
         "lora_rank": 0,
-        "general_text": None,
         "general_share": 0.0,
     },
     "evaluate": {"sequence_length": 64},

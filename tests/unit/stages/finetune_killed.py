@@ -32,6 +32,7 @@ def arguments(folder: Path) -> list[str]:
         "validation": "validation.parquet",
         "parent": "base.json",
         "questions": "mcq.jsonl",
+        "general": "general.parquet",
         "teacher": "teacher",
         "params": "params.yaml",
         "scratch": "scratch",

@@ -35,7 +35,6 @@ RECIPE = {
     "teacher": "base",
     "freeze_embeddings": False,
     "lora_rank": 0,
-    "general_text": None,
     "general_share": 0.0,
 }
 
@@ -47,6 +46,7 @@ def _prepare(folder: Path, family: str = "llama", parent: float = 1.0, sentences
     artifacts.write_table(folder / "pruned" / "neurons.parquet", {"layer": [0], "neuron": [3]})
     artifacts.write_table(folder / "train.parquet", {"text": tiny.sentences(sentences) or [""]})
     artifacts.write_table(folder / "validation.parquet", {"text": tiny.sentences(6, seed=5)})
+    artifacts.write_table(folder / "general.parquet", {"text": []})
     artifacts.write_jsonl(folder / "mcq.jsonl", _questions())
     artifacts.write_json(folder / "base.json", {"validation_bits_per_byte": parent, "validation_acc_norm": 0.75})
     document = {
@@ -109,11 +109,13 @@ KILL_POINTS_WITH_ALL = {
 
 def _with_all(folder: Path) -> Path:
     """Distillation from a teacher of more tokens, adapters and general text, all at once."""
-    _prepare(folder, distillation=0.5, lora_rank=3, general_share=0.25, general_text=str(folder / "general.txt"))
+    _prepare(folder, distillation=0.5, lora_rank=3, general_share=0.25)
     teacher = tiny.write_checkpoint(folder / "teacher", seed=1, dtype=torch.bfloat16, hidden_size=48)
     size = checkpoint.load_config(teacher).vocab_size
     artifacts.write_table(folder / "pruned/pruned_tokens.parquet", {"new_id": list(range(size))})
-    (folder / "general.txt").write_text("\n\n".join(f"Once upon a time there were {count} cats." for count in range(30)))
+    artifacts.write_table(
+        folder / "general.parquet", {"text": [f"Once upon a time there were {count} cats." for count in range(30)]}
+    )
     return folder
 
 
@@ -228,7 +230,7 @@ def test_plateau_stops_after_patience_and_keeps_the_best(tmp_path):
     [
         ({"learning_rate": 1e30}, "learning_rate"),
         ({"sentences": 0}, "there is no text to train on"),
-        ({"general_share": 0.5, "general_text": "nowhere"}, "nowhere: no such file or folder; finetune.general_text"),
+        ({"general_share": 0.5}, "finetune.general_share > 0 needs general text; set dataset.general_text"),
         ({"sentences": 3, "batch_size": 40, "max_tokens": 40 * 24, "max_epochs": 2}, "one step of 960 within 2 epochs"),
         ({"max_tokens": 95}, "finetune.max_tokens must be ≥ batch_size × sequence_length = 96"),
         ({"learning_rate": 0}, "finetune.learning_rate must be > 0"),

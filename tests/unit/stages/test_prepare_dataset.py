@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -23,6 +24,7 @@ OUTPUTS = (
     "test.parquet",
     "mcq.jsonl",
     "keep_terms.json",
+    "general.parquet",
     "dataset.json",
 )
 
@@ -141,6 +143,40 @@ def test_rows_of_one_group_are_not_separated(tmp_path):
     assert sum(map(len, groups)) == len(set().union(*groups)) and groups[0] | groups[1] <= {row["author"] for row in rows}
 
 
+def test_general_text_is_written_whole_and_its_sha256_kept(tmp_path):
+    write_text(tmp_path)
+    nothing = run(tmp_path, "nothing")
+    assert artifacts.read_table(nothing / "general.parquet", ["text"]) == {"text": []}
+    assert "general_text" not in artifacts.read_json(nothing / "dataset.json")
+    (tmp_path / "general").mkdir()
+    texts = [f"Once upon a time there were {count} cats." for count in range(30)]
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in [*texts, None])
+    (tmp_path / "general" / "stories.jsonl").write_text(rows, encoding="utf-8")
+    out = run(tmp_path, "out", general_text=str(tmp_path / "general"))
+    assert artifacts.read_table(out / "general.parquet", ["text"]) == {"text": texts}
+    facts = artifacts.read_json(out / "dataset.json")["general_text"]
+    assert facts == {
+        "name": "general",
+        "sha256": hashlib.sha256(rows.encode()).hexdigest(),
+        "documents": 30,
+        "bytes": len("".join(texts)),
+        "left_out": {"empty rows": 1},
+    }
+    for name in ("train.parquet", "test.parquet", "mcq.jsonl"):
+        assert (out / name).read_bytes() == (nothing / name).read_bytes()
+
+
+def test_the_sha256_of_the_users_own_files_stands_in_the_metrics(tmp_path):
+    write_text(tmp_path)
+    out = run(tmp_path, "out", questions=str(tmp_path / "mcq.jsonl"))
+    sources = artifacts.read_json(out / "dataset.json")["sources"]
+    files = {"local": "text.jsonl", "questions": "mcq.jsonl"}
+    assert sources == {
+        source: {"name": name, "sha256": hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}
+        for source, name in files.items()
+    }
+
+
 def test_questions_are_made_from_each_splits_own_text_and_terms_are_kept(tmp_path):
     rows = [{"en": f"The {' '.join(prose(i, 12))} is here.", "fr": f"Le {' '.join(prose(500 + i, 12))}."} for i in range(300)]
     write_rows(tmp_path, rows)
@@ -184,6 +220,8 @@ def test_what_was_dropped_is_counted_and_said(tmp_path, capsys):
         ({"make_questions": "cloze"}, "dataset.make_questions must be one of completion, translation"),
         ({"group_column": "author"}, "no column 'author'"),
         ({"keep_terms": "nowhere.txt"}, "nowhere.txt: no such file"),
+        ({"general_text": "nowhere"}, "nowhere: no such file or folder; dataset.general_text must name your text"),
+        ({"general_text": "params.yaml"}, "params.yaml: not a kind of text file"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_earlier_outputs_whole(tmp_path, changes, message):

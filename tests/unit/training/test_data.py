@@ -95,7 +95,7 @@ def test_general_text_has_its_share_of_the_rows(tmp_path, general):
     tiny.write_tokenizer(tmp_path)
     tokenizer = checkpoint.load_fast_tokenizer(tmp_path)
     others = [f"nothing of the kind, number {index}" for index in range(general)]
-    recipe = replace(RECIPE, sequence_length=64, general_text="given", general_share=0.25)
+    recipe = replace(RECIPE, sequence_length=64, general_share=0.25)
     rows, share = data.draw_sequences(tokenizer, tiny.sentences(300), AROUND, recipe, others)
     foreign = {(1, *ids, 2) for ids in packing.encode(tokenizer, others)}
     blended = [any(document in foreign for document in _documents([row])) for row in rows]

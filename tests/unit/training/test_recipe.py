@@ -101,8 +101,7 @@ def test_overfitting_and_lost_answers_are_said():
     [
         ({"distillation": 1.5}, "finetune.distillation must be ≥ 0 and ≤ 1"),
         ({"lora_rank": -1}, "finetune.lora_rank must be ≥ 0"),
-        ({"general_share": 1.0, "general_text": "x"}, "finetune.general_share must be ≥ 0 and < 1"),
-        ({"general_share": 0.1}, "needs a finetune.general_text"),
+        ({"general_share": 1.0}, "finetune.general_share must be ≥ 0 and < 1"),
     ],
 )
 def test_a_wrong_recipe_is_refused(changes, message):

@@ -33,7 +33,6 @@ RECIPE = Recipe(
     teacher="base",
     freeze_embeddings=False,
     lora_rank=0,
-    general_text=None,
     general_share=0.0,
 )
 

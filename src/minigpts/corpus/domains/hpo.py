@@ -1,7 +1,7 @@
-"""The Human Phenotype Ontology as prose and as questions.
+"""Renders the Human Phenotype Ontology as prose and as questions.
 
-A term becomes one document: its name, definition, comment and synonyms, in one of a few natural forms, so that a model
-learns the way from the name to the definition and back. A question asks for the term of a definition among its siblings.
+A term becomes one document with its name, definition, comment and synonyms, in one of a few natural forms, so that a model
+learns to get from the name to the definition and back. A question asks for the term of a definition among its siblings.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from minigpts.corpus.document import Document, Question
+from minigpts.corpus.domains.components import first_of_component
 from minigpts.corpus.domains.obo import Term
 
 SOURCE = "hpo"
@@ -40,22 +41,14 @@ _HEAD_END = re.compile(
 
 
 def groups(terms: Mapping[str, Term]) -> dict[str, str]:
-    """A group for each term, such that terms with any parent in common share it (connected components over parents).
+    """A group for each term; terms that share a parent share it (connected components over the parents).
 
-    Terms may have several parents: a third of them hang together in one group, the others in some 3,000 small ones.
+    Terms may have several parents: one group holds a third of all terms, some 3,000 small groups hold the rest.
     """
-    leader: dict[str, str] = {}
-
-    def find(item: str) -> str:
-        while leader.setdefault(item, item) != item:
-            item = leader[item]
-        return item
-
-    for term in terms.values():
-        for parent in term.parents[1:]:
-            low, high = sorted((find(term.parents[0]), find(parent)))
-            leader[high] = low
-    return {term.id: f"{SOURCE}:{find(term.parents[0] if term.parents else term.id)}" for term in terms.values()}
+    families = [term.parents or [term.id] for term in terms.values()]
+    pairs = ((family[0], parent) for family in families for parent in family[1:])
+    first = first_of_component((item for family in families for item in family), pairs)
+    return {term.id: f"{SOURCE}:{first[family[0]]}" for term, family in zip(terms.values(), families, strict=True)}
 
 
 def documents(terms: Mapping[str, Term]) -> Iterator[Document]:
@@ -68,13 +61,13 @@ def documents(terms: Mapping[str, Term]) -> Iterator[Document]:
 
 
 def common_words(terms: Mapping[str, Term]) -> frozenset[str]:
-    """Words that stand somewhere in small letters: the ones that are no proper names or abbreviations."""
+    """Words that occur in lower case somewhere, and so are no proper names or abbreviations."""
     texts = (" ".join([term.name, term.definition, term.comment, *term.synonyms]) for term in terms.values())
     return frozenset(word for text in texts for word in re.findall(r"\b[a-z][a-z'-]*\b", text))
 
 
 def render(term: Term, common: frozenset[str]) -> str:
-    """The term's document, in the form that a hash of its id picks (so neither order nor other terms matter)."""
+    """The term's document, in the form that a hash of its id picks, independent of order and of other terms."""
     definition, name = term.definition, _inside(term.name, common)
     template = _pick(term.id)
     if _names_itself(term):  # asking for the name, or adding it, would be odd
@@ -92,7 +85,7 @@ def _pick(key: str) -> str:
 
 
 def _inside(text: str, common: frozenset[str]) -> str:
-    """The text as it stands inside a sentence: its first letter small, unless it begins with a name or an abbreviation."""
+    """The text for use inside a sentence: in lower case at first, unless it begins with a name or an abbreviation."""
     first = re.split(r"[\s,/]", text, maxsplit=1)[0]
     small = first[:1].lower() + first[1:]
     return small + text[len(first) :] if small in common else text
@@ -115,10 +108,10 @@ def _more(term: Term, common: frozenset[str]) -> str:
 
 
 def questions(terms: Mapping[str, Term]) -> Iterator[Question]:
-    """Definition → term, three siblings (terms with a parent in common) as the wrong answers; the right one comes first.
+    """Questions that ask for the term of a definition: the right term first, then three siblings (terms that share a parent).
 
-    Left out: definitions that name their term, terms with fewer than three siblings fit to stand beside it, and terms that
-    are no findings but modes of inheritance, modifiers or histories.
+    Skips definitions that name their term, terms with fewer than three usable siblings, and terms that are not findings but
+    modes of inheritance, modifiers or histories.
     """
     group_of = groups(terms)
     ancestors = {id_: _ancestors(id_, terms) for id_ in terms}
@@ -141,7 +134,7 @@ def _names_itself(term: Term) -> bool:
 
 
 def _distractors(term: Term, siblings: Iterable[Term]) -> list[str]:
-    """Names of up to three siblings in an order of chance fixed by the ids; none shares a name or synonym with another."""
+    """Names of up to three siblings in a random order fixed by the ids; none shares a name or synonym with another."""
     taken = _known_as(term)
     names: list[str] = []
     for sibling in sorted(siblings, key=lambda other: hashlib.sha256(f"{term.id} {other.id}".encode()).digest()):

@@ -1,7 +1,7 @@
-"""ICD-10-CM's tabular list as text: one document for each three-character category.
+"""Renders ICD-10-CM's tabular list as text: one document for each three-character category.
 
 The list has 46,881 codes, most of which repeat their parent with a side of the body or an encounter added. A category's
-document keeps what a reader would: its notes, and the codes that say something new, the general ones first when room is short.
+document has its notes and the codes that say something new; where room is short, only the general ones.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def version(xml: bytes) -> str:
 
 
 def render(category: ElementTree.Element) -> str:
-    """Title, notes and codes of one category, a line each; deeper codes give way when it would grow past the cap."""
+    """Title, notes and codes of one category, a line each; without the deeper codes where it would exceed the cap."""
     head = [f"{_text(category, 'desc')} (ICD-10-CM {_text(category, 'name')})", *_notes(category)]
     codes = [code for code in category.iter("diag") if code is not category and not _REPEATS.search(_text(code, "desc"))]
     for deepest in (7, 5, 4):  # characters of a code: E11.621, E11.62, E11.6

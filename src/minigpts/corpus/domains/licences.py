@@ -1,8 +1,8 @@
-"""Software licences as legal prose and as questions, out of ScanCode's collection of some 2,300 licence texts.
+"""Renders software licences as legal prose and as questions, from ScanCode's collection of some 2,300 licence texts.
 
-Licences are written from one another, so two that share text, or the first word of their key, are of one family, and a family
-lands in one split; a passage that mostly repeats an earlier one is left out. A question asks which term a licence defines so,
-among other terms that its family defines.
+Licences copy one another. Two that share text, or the first word of their key, are of one family, and a family shares a split.
+A passage that mostly repeats an earlier one is skipped. A question asks which term has a definition, among other terms that the
+same family defines.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from minigpts.corpus.document import Document, Question, normalized
+from minigpts.corpus.domains.components import first_of_component
 from minigpts.corpus.passages import passages
 from minigpts.corpus.words import words_of
 from minigpts.errors import UserError
@@ -52,7 +53,7 @@ _DEFINITION = re.compile(
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence text and what the collection says of it."""
+    """A licence text with the collection's facts about it."""
 
     key: str  # "gpl-2.0-plus"
     category: str  # "Copyleft"
@@ -61,7 +62,7 @@ class Licence:
 
 
 def parse(key: str, content: str) -> Licence:
-    """Take one file of the collection apart, its lines joined to paragraphs. Raises UserError for a file of another form."""
+    """Parse one file of the collection, with its lines joined to paragraphs. Raises UserError for a file of another form."""
     parts = _FRONT_MATTER.fullmatch(content)
     facts = yaml.load(parts[1], yaml.CSafeLoader) if parts else None  # the C one takes 1 s for all of them, the other 40
     if parts is None or not isinstance(facts, dict):
@@ -85,30 +86,18 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def used(licences: Iterable[Licence]) -> list[Licence]:
-    """The English ones, the longest first: what then repeats an earlier one is the shorter, less finished version."""
+    """The English licences, the longest first, so that of two versions the shorter one counts as the repetition."""
     kept = (item for item in licences if item.language == "en" and item.category not in LEFT_OUT_CATEGORIES)
     return sorted(kept, key=lambda item: (-sum(map(len, item.paragraphs)), item.key))
 
 
 def groups(licences: Sequence[Licence]) -> dict[str, str]:
     """A group for each key, the same for licences of one family (connected components)."""
-    leader = {item.key: item.key for item in licences}
-
-    def find(key: str) -> str:
-        while leader[key] != key:
-            leader[key] = key = leader[leader[key]]
-        return key
-
-    def join(one: str, other: str) -> None:
-        low, high = sorted((find(one), find(other)))
-        leader[high] = low
-
     first_of_name: dict[str, str] = {}
-    for item in licences:
-        join(item.key, first_of_name.setdefault(item.key.split("-")[0], item.key))
-    for one, other in _sharing(["\n".join(item.paragraphs) for item in licences]):
-        join(licences[one].key, licences[other].key)
-    return {key: f"{SOURCE}:{find(key)}" for key in leader}
+    pairs = [(item.key, first_of_name.setdefault(item.key.split("-")[0], item.key)) for item in licences]
+    sharing = _sharing(["\n".join(item.paragraphs) for item in licences])
+    pairs += ((licences[one].key, licences[other].key) for one, other in sharing)
+    return {key: f"{SOURCE}:{first}" for key, first in first_of_component((item.key for item in licences), pairs).items()}
 
 
 def _sharing(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -151,9 +140,9 @@ def _repeated(texts: Sequence[str]) -> NDArray[np.float64]:
 
 
 def questions(licences: Sequence[Licence], group_of: Mapping[str, str]) -> Iterator[Question]:
-    """Definition → term, three terms that the same family defines as the wrong answers; the right one comes first.
+    """Questions that ask for the term of a definition: the right term first, then three terms that the same family defines.
 
-    Left out: definitions that name their term, repeat another's words, or are of a family with too few other terms.
+    Skips definitions that name their term, repeat another's words, or belong to a family with too few other terms.
     """
     terms: dict[str, dict[str, str]] = {}  # by group: a term's words to the term
     found: dict[str, tuple[str, str, str, str]] = {}  # a definition's words to its key, group, term and text
@@ -172,7 +161,7 @@ def questions(licences: Sequence[Licence], group_of: Mapping[str, str]) -> Itera
 
 
 def _distractors(id_: str, term: str, definition: str, others: Iterable[str]) -> list[str]:
-    """Three of the other terms in an order of chance fixed by the id, none of them part of another or of the definition."""
+    """Three of the other terms in a random order fixed by the id, none of them part of another or of the definition."""
     chosen = [term]
     for other in sorted(others, key=lambda other: hashlib.sha256(f"{id_} {other}".encode()).digest()):
         alike = any(_stems(other) <= _stems(each) or _stems(each) <= _stems(other) for each in chosen)

@@ -1,7 +1,7 @@
 """Reads the Human Phenotype Ontology's ``hp.obo`` (OBO 1.2) into terms with clean text.
 
-A file of stanzas of ``tag: value`` lines: values have backslash escapes, definitions and synonyms stand in quotes with their
-scope and references behind. What the curators wrote for one another is left out; no sentence is reworded.
+The file has stanzas of ``tag: value`` lines. Values have backslash escapes; definitions and synonyms are quoted and followed by
+their scope and references. What the curators wrote for one another is dropped, and no sentence is reworded.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def _unescaped(value: str) -> str:
 
 
 def prose(text: str, editorial: re.Pattern[str]) -> str:
-    """Clean sentences: without references, up to the first sentence that speaks to curators (``editorial``).
+    """Clean sentences without references, up to the first sentence for curators (``editorial``).
 
-    The rest is left out rather than stitched together, so that no sentence loses the one it refers to.
+    The rest is dropped as a whole, so that no sentence loses the one it refers to.
     """
     text = _ASIDE.sub("", text)
     kept = []

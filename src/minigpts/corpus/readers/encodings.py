@@ -1,17 +1,16 @@
-"""A text file's encoding: one for the whole file, checked to its last byte, so that nothing is read wrong in silence."""
+"""Detects a text file's encoding: one for the whole file, checked to its last byte, so that no character is misread silently."""
 
 from __future__ import annotations
 
 import codecs
-import functools
 import gzip
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from minigpts.corpus.readers.notes import note
 from minigpts.errors import UserError
 
 MARKS = {  # UTF-32's little-endian mark begins with UTF-16's
@@ -43,10 +42,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def encoding_of(path: Path) -> str:
-    """Python's name of the encoding: by its mark, else UTF-8, else the likeliest old one, which is then said on stderr.
+    """Python's name of the encoding: that of its mark, else UTF-8, else the likeliest old one, which is reported on stderr.
 
-    Memory stays within a block, or a line. Raises UserError naming the file, and the line, for a file that isn't text, is in
-    two encodings or in none that is known, and as :func:`opened`.
+    Memory holds a block or a line. Raises UserError naming the file and the line for a file that isn't text, is in two encodings
+    or in none that is known, and as :func:`opened`.
     """
     line = 1
     with opened(path) as file:
@@ -66,17 +65,12 @@ def encoding_of(path: Path) -> str:
     if marked is not None:
         raise UserError(f"{path}:{line}: not {marked.upper()}, as which the file begins; convert the file to UTF-8")
     encoding = _old_encoding(path)
-    _say(path, encoding)
+    note(f"{path}: not UTF-8; read as {encoding}, convert it if that is wrong")
     return encoding
 
 
-@functools.cache  # a corpus is read more than once
-def _say(path: Path, encoding: str) -> None:
-    print(f"{path}: not UTF-8; read as {encoding}, convert it if that is wrong", file=sys.stderr, flush=True)
-
-
 def _old_encoding(path: Path) -> str:
-    """The encoding of a file that isn't UTF-8, told from its lines with other bytes than ASCII's."""
+    """The encoding of a file that isn't UTF-8, detected from its lines beyond ASCII."""
     from charset_normalizer import from_bytes
 
     sample = bytearray()
@@ -108,7 +102,7 @@ def _old_encoding(path: Path) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines with other bytes than ASCII's."""
+    """Numbered lines with bytes beyond ASCII."""
     with opened(path) as file:
         for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
             if len(raw) == LONGEST_LINE:

@@ -1,7 +1,6 @@
-"""Rows of tables on the hub, or of single files anywhere, through the `datasets` library: streamed, never the whole in memory.
+"""Streams rows of tables on the hub, or of single files anywhere, through the `datasets` library.
 
-The hub's own client says who asks (HF_TOKEN) and where the hub is (HF_ENDPOINT). No code of a repository is run: its tables are
-read as the parquet, csv or json they are.
+The hub's own client reads HF_TOKEN and HF_ENDPOINT. No code of a repository is run, only its parquet, csv or json is read.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any
 from minigpts.download.hub_errors import refusal
 from minigpts.errors import UserError
 
-_READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".tsv": "csv"}
+_READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 def commit(repo_id: str, revision: str) -> str:
-    """The commit that a revision of a data set is at.
+    """The commit that a revision of a data set points to.
 
     Raises UserError when the data set or the revision doesn't exist, is gated, or the hub can't be reached.
     """
@@ -32,10 +31,10 @@ def commit(repo_id: str, revision: str) -> str:
 def rows(
     repo_id: str, revision: str, name: str | None, split: str, data_files: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row stands, and its columns; of a data set's configuration ``name`` (None: its only one).
+    """Each row's location and its columns, from a data set's configuration ``name`` (None: its only one).
 
-    ``data_files`` are read one by one instead where given: in repositories with a loading script, which is never run, and
-    where the files' columns differ. Raises UserError as :func:`commit`, for a missing configuration, split or file, and when a
+    ``data_files``, where given, are read one by one instead: for repositories with a loading script, which is never run, and for
+    files whose columns differ. Raises UserError as :func:`commit`, for a missing configuration, split or file, and when a
     table can't be read or the connection breaks.
     """
     at = commit(repo_id, revision)
@@ -47,13 +46,15 @@ def rows(
         yield from _streamed(where, repo_id, name=name, revision=at, split=split)
 
 
-def file_rows(address: str, **reader: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row stands, and its columns; of a parquet, csv, tsv or json file at an address or a path, gzip or not.
+def file_rows(address: str, where: str | None = None, **reader: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row's location and its columns, from a parquet, csv or json file at an address or a path, gzip or not.
 
-    ``reader`` goes to the library's reader of such files: ``sep``, ``names`` … for csv. Raises UserError as :func:`rows`.
+    ``where`` is the file's name in messages, by default its address. ``reader`` holds options of the library's reader of such
+    files: ``sep``, ``names`` … for csv, where words like "None" and "NA" are text. Raises UserError as :func:`rows`.
     """
-    suffix = PurePosixPath(address.removesuffix(".gz")).suffix
-    yield from _streamed(address, _READERS[suffix], data_files=[address], split="train", **reader)
+    kind = _READERS[PurePosixPath(address.removesuffix(".gz")).suffix]
+    options = {"keep_default_na": False, **reader} if kind == "csv" else reader
+    yield from _streamed(where or address, kind, data_files=[address], split="train", **options)
 
 
 def read(address: str) -> bytes:
@@ -75,7 +76,7 @@ def _streamed(where: str, path: str, **options: Any) -> Iterator[tuple[str, dict
 
 @contextmanager
 def _explained(where: str, repo_id: str) -> Iterator[None]:
-    """Turn the libraries' exceptions into one line each."""
+    """Turn an exception of the libraries into a UserError."""
     import pyarrow
     from aiohttp import ClientError
     from datasets.exceptions import DatasetsError

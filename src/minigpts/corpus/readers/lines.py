@@ -1,10 +1,10 @@
-"""Text files, plain or gzip, line by line, row by row or block by block: every complaint names the file and the line."""
+"""Text files, plain or gzip, by lines, JSON objects or blocks: every complaint names the file and the line."""
 
 from __future__ import annotations
 
-import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from minigpts.corpus.readers import encodings
 from minigpts.errors import UserError
 
-# Characters. A line is held whole, a few times over and in up to four bytes a character: 200 MB of one would take gigabytes.
+# Characters. Memory holds a line several times, at up to four bytes a character: 200 MB of one would take gigabytes.
 LONGEST_LINE = 1 << 25
 _BLOCK = 1 << 16
 
@@ -48,12 +48,17 @@ def numbered(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbered JSON objects, one a line; blank lines are passed over."""
+    """Numbered JSON objects, one a line, without the blank lines.
+
+    Raises UserError as :func:`numbered`, for a line that is no JSON object and for two keys of one name in an object.
+    """
     for line, text in numbered(path):
         if text.isspace():
             continue
         try:
-            row = json.loads(text)
+            row = json.loads(text, object_pairs_hook=_distinct)
+        except _TwoKeys as twice:
+            raise UserError(f"{path}:{line}: two keys are named '{twice}'; rename one of them") from None
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{line}: not valid JSON ({error.msg} at column {error.colno}); one object a line") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
@@ -63,27 +68,13 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield line, row
 
 
-def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows by the names of the first, with the number of the line each begins on; tabs part the columns of a .tsv.
+class _TwoKeys(ValueError):
+    """Of an object with the same key twice."""
 
-    Blank lines are passed over. Raises UserError as :func:`numbered`, for a quote that isn't closed and a wrong number of columns.
-    """
-    csv.field_size_limit(LONGEST_LINE)  # a document may be longer than the module's 128 kB; an unclosed quote may not take all
-    delimiter = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
-    reader = csv.reader((text for _, text in numbered(path)), delimiter=delimiter, strict=True)
-    line = 1
-    header: list[str] = []
-    try:
-        for cells in reader:
-            if not header:
-                header = cells
-                if twice := [name for name in header if name and header.count(name) > 1]:
-                    raise UserError(f"{path}:{line}: two columns are named '{twice[0]}'; the first line must tell columns apart")
-            elif cells and len(cells) != len(header):
-                difference = "fewer" if len(cells) < len(header) else "more"
-                raise UserError(f"{path}:{line}: has {difference} columns than the first line")
-            elif cells:
-                yield line, dict(zip(header, cells, strict=True))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}:{line}: not valid CSV from here on ({error})") from None
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _TwoKeys(twice)
+    return row

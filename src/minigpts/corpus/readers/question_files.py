@@ -1,41 +1,32 @@
 """The user's own multiple-choice questions from local files (all also as .gz), and rows of questions from anywhere else.
 
 * ``.jsonl``: ``{"question": …, "choices": […], "answer": …}``, one a line.
-* ``.csv``: MMLU's layout, without a header (question, choices, the answer's letter), or with one: ``question``, ``answer`` and a
-  column for each choice, named ``A``, ``B``, … or ``choice…`` or ``option…``.
+* ``.csv``: with a header: ``question``, ``answer`` and a column for each choice, ``A``, ``B``, … or ``option 1``, ``option 2``, …;
+  or MMLU's layout without one: question, choices, the answer's letter.
 * ``.json``: the layout of the Mini-GPTs paper's own sets (github.com/tval2/contextual-pruning, ``question_datasets``):
   ``{"context": …, "questions": {question: {"choices": […], "answer": …}}}``. Its context line is put above each question.
 
-An answer is a 0-based index, a letter or the right choice's text. Questions may differ in their number of choices.
+In the first two, a question, its choices and its answer may also have the names of :mod:`.question_columns`. An answer is an index
+from 0, a letter or the right choice's text. Questions may differ in their number of choices.
 """
 
 from __future__ import annotations
 
-import csv
+import ast
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from minigpts.corpus.document import Question
-from minigpts.corpus.readers import lines
-from minigpts.corpus.readers.text_files import printable
+from minigpts.corpus.readers import lines, tables
+from minigpts.corpus.readers.missing import missing
+from minigpts.corpus.readers.notes import listed, note
+from minigpts.corpus.readers.question_columns import QUESTION, Layout, described, layout
+from minigpts.corpus.readers.question_rows import Row, checked, distinct, filled, index_of, letter
 from minigpts.errors import UserError
-
-_CHOICE_COLUMN = re.compile(r"[A-Z]|(choice|option).*", re.IGNORECASE)
-
-
-class _Row(NamedTuple):
-    """A question as it was found, unchecked."""
-
-    place: str  # behind the file's name: ":3", ": question 3"
-    question: Any
-    choices: Any
-    answer: Any
-    context: str = ""  # what the prompt says above the question
-    cells: bool = False  # all of it is text, so digits may be an index
 
 
 def read_questions(path: Path, dropped: Counter[str]) -> list[Question]:
@@ -48,157 +39,154 @@ def read_questions(path: Path, dropped: Counter[str]) -> list[Question]:
     reader = _READERS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
     if reader is None:
         raise UserError(f"{path}: not a kind of file questions are read from; use {', '.join(sorted(_READERS))}")
-    found = [_question(row, f"{path}{row.place}", f"{path.name}{row.place}", dropped) for row in reader(path, dropped)]
+    rows = list(reader(path, dropped))
+    base = _base(path, rows)
+    found = [checked(row, f"{path}{row.place}", f"{path.name}{row.place}", dropped, base) for row in rows]
     if not found:
         raise UserError(f"{path}: holds no question; dataset.questions must name a file with some, or be null")
-    return _distinct(found, dropped)
+    return distinct(found, dropped)
 
 
-def from_rows(
-    rows: Iterable[tuple[str, Mapping[str, Any]]], mapping: Mapping[str, str | Sequence[str]], dropped: Counter[str]
-) -> list[Question]:
-    """Questions from rows (where, columns), such as a hub data set's; ``where`` becomes the question's id.
+def _base(path: Path, rows: Sequence[Row]) -> int:
+    """0 or 1, from which the answers count the choices where the columns' names leave it open.
 
-    ``mapping`` names the columns of ``question``, ``choices`` (one that holds a list, or one each) and ``answer``. What was left
-    out, and why, is added to ``dropped``. Raises UserError naming the row.
+    Raises UserError where the file's numbers leave it open, too.
     """
-    found = []
-    for where, row in rows:
-        question, answer = _column(row, mapping["question"], where), _column(row, mapping["answer"], where)
-        columns = mapping["choices"]
-        choices = _column(row, columns, where)
-        asked = _Row("", question, choices if isinstance(columns, str) else _filled(choices), answer)
-        found.append(_question(asked, where, where, dropped))
-    return _distinct(found, dropped)
+    open_ = [row for row in rows if row.counted and isinstance(row.choices, list)]
+    places = [(index_of(row), len(row.choices)) for row in open_ if str(row.answer).strip() not in row.choices]
+    numbers = [(number, count) for number, count in places if number is not None]
+    first, last = any(number == 0 for number, _ in numbers), any(number == count for number, count in numbers)
+    if numbers and first == last:
+        raise UserError(f"{path}: can't tell whether its answers count the choices from 0 or from 1; give letters or texts")
+    if numbers:
+        note(f"{path}: the answers count the choices from {int(last)}, as their smallest and largest show")
+    return int(last)
 
 
-def _column(row: Mapping[str, Any], name: str | Sequence[str], where: str) -> Any:
-    if not isinstance(name, str):
-        return [_column(row, each, where) for each in name]
-    if name not in row:
-        raise UserError(f"{where}: no column '{name}'; there is {', '.join(map(str, row))}")
-    return row[name]
-
-
-def _filled(cells: Sequence[str | None]) -> list[str | None]:
-    """The cells without the empty ones at the end: a question with four choices where others have five."""
-    count = max((number for number, cell in enumerate(cells, start=1) if cell is not None and cell != ""), default=0)
-    return list(cells[:count])
-
-
-def _question(row: _Row, where: str, id_: str, dropped: Counter[str]) -> Question:
-    if not isinstance(row.question, str) or not (question := printable(row.question, dropped).strip()):
-        raise UserError(f"{where}: 'question' must be text, got {row.question!r}")
-    if not isinstance(row.choices, list) or len(row.choices) < 2 or not all(isinstance(choice, str) for choice in row.choices):
-        raise UserError(f"{where}: 'choices' must be at least two texts, got {row.choices!r}")
-    choices = tuple(printable(choice, dropped).strip() for choice in row.choices)
-    if "" in choices:
-        raise UserError(f"{where}: choice {choices.index('') + 1} of 'choices' is empty")
-    if len(set(choices)) < len(choices):
-        raise UserError(f"{where}: 'choices' must differ from one another, got {Counter(choices).most_common(1)[0][0]!r} twice")
-    asked = f"{printable(row.context, dropped)}\n{question}".strip()
-    return Question(id_, asked, choices, _answer(row, choices, where), None, question)
-
-
-def _answer(row: _Row, choices: Sequence[str], where: str) -> int:
-    answer, last = row.answer, len(choices) - 1
-    if isinstance(answer, str):
-        text = printable(answer, Counter()).strip()
-        named = [{choice, _letter(index), *([str(index)] if row.cells else [])} for index, choice in enumerate(choices)]
-        found = [index for index, names in enumerate(named) if text in names]
-        if len(found) > 1:
-            raise UserError(
-                f"{where}: 'answer' {text!r} is the place of one choice and the text of another; give a letter or a text"
-            )
-        answer = found[0] if found else answer
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer <= last:
-        place = f"its letter from A to {_letter(last)} or its index from 0 to {last}"
-        raise UserError(f"{where}: 'answer' must be one of the choices, {place}, got {answer!r}")
-    return answer
-
-
-def _letter(index: int) -> str:
-    return chr(ord("A") + index)
-
-
-def _distinct(questions: Iterable[Question], dropped: Counter[str]) -> list[Question]:
-    """Without the questions an earlier one asks in the same words, with the same choices in any order.
-
-    The choices count: sets share questions like "Which of these is true?".
-    """
-    first: dict[tuple[str, frozenset[str]], Question] = {}
-    for question in questions:
-        asked = (" ".join(question.question.split()), frozenset(question.choices))
-        if first.setdefault(asked, question) is not question:
-            dropped["duplicate questions"] += 1
-    return list(first.values())
-
-
-def _read_jsonl(path: Path, dropped: Counter[str]) -> Iterator[_Row]:
+def _read_jsonl(path: Path, dropped: Counter[str]) -> Iterator[Row]:
+    layouts: dict[tuple[str, ...], Layout] = {}
     for line, row in lines.json_rows(path):
-        yield _Row(f":{line}", row.get("question"), row.get("choices"), row.get("answer"))
+        if isinstance(nested := row.get("question"), dict):  # ARC's own files: {"question": {"stem": …, "choices": …}}
+            row = {name: value for name, value in row.items() if name != "question"} | nested
+        names = tuple(row)
+        if names not in layouts:
+            layouts[names] = layout(names, f"{path}:{line}")
+            if layouts[names].missing:
+                raise UserError(f"{path}:{line}: {described(names, layouts[names].missing)}")
+        yield _row(f":{line}", row, layouts[names], dropped)
+    _say_unused(path, dict.fromkeys(name for each in layouts.values() for name in each.unused))
 
 
-def _read_csv(path: Path, dropped: Counter[str]) -> Iterator[_Row]:
-    reader = csv.reader((text for _, text in lines.numbered(path)), strict=True)
-    names: list[str] = []
-    line = 1  # where a row begins; a text in quotes may take several
-    try:
-        for cells in reader:
-            place, line = f":{line}", reader.line_num + 1
-            if not any(cell.strip() for cell in cells):
-                continue
-            if not names:
-                header = [cell.strip().lower() for cell in cells]
-                mmlu = not {"question", "answer"} <= set(header)
-                names = ["question", *("choice" for _ in cells[2:]), "answer"] if mmlu else header
-                columns = [column for column, name in enumerate(names) if _CHOICE_COLUMN.fullmatch(name)]
-                if len(columns) < 2:
-                    raise UserError(
-                        f"{path}{place}: needs a header with question, answer and a column for each choice (A, B, …), or MMLU's"
-                        " layout without one: question, choices, the answer's letter"
-                    )
-                if not mmlu:
-                    continue
-            if len(cells) != len(names):
-                raise UserError(f"{path}{place}: has {len(cells)} columns, the first line {len(names)}; quote texts with commas")
-            choices = _filled([cells[column] for column in columns])
-            answer = cells[names.index("answer")].strip()
-            letters = [_letter(index) for index in range(len(choices))]
-            # MMLU's is a letter even where that is also the text of another choice.
-            known = letters.index(answer) if mmlu and answer in letters else answer
-            yield _Row(place, cells[names.index("question")], choices, known, cells=True)
-    except csv.Error as error:
-        raise UserError(f"{path}:{line}: not valid CSV from here on ({error})") from None
+def _row(place: str, row: Mapping[str, Any], columns: Layout, dropped: Counter[str], cells: bool = False) -> Row:
+    question, answer = row[columns.question], row[columns.answer]
+    found: Any = [row[name] for name in columns.choices]
+    if columns.wrong:
+        return Row(place, question, filled([answer, *found], dropped), 0)
+    if columns.listed:
+        found, answer = _labelled(found[0], answer)
+    return Row(place, question, filled(found, dropped), answer, cells=cells, counted=columns.counted)
+
+
+def _labelled(choices: Any, answer: Any) -> tuple[Any, Any]:
+    """The choices out of one value, and the answer; its index, where the choices have labels and it is one of them."""
+    if isinstance(choices, str) and choices.lstrip()[:1] in ("[", "{"):  # in a cell of csv, as JSON or as Python prints it
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+                return _labelled(read(choices), answer)
+    if isinstance(choices, dict) and set(choices) == {"text", "label"}:
+        choices, labels = choices["text"], choices["label"]
+    elif isinstance(choices, dict):  # {"A": …, "B": …}
+        choices, labels = list(choices.values()), list(choices)
+    elif isinstance(choices, list) and choices and all(isinstance(choice, dict) for choice in choices):
+        labels = [choice.get("label") for choice in choices]
+        choices = [choice.get("text") for choice in choices]
+    else:
+        return choices, answer
+    return choices, labels.index(answer) if isinstance(labels, list) and answer in labels else answer
+
+
+def _say_unused(path: Path, names: Iterable[str]) -> None:
+    if unused := list(names):
+        note(f"{path}: columns not used: {listed(unused)}")
+
+
+def _read_csv(path: Path, dropped: Counter[str]) -> Iterator[Row]:
+    table = [(line, cells) for line, cells in tables.csv_cells(path) if any(cell.strip() for cell in cells)]
+    if not table:
+        return
+    start, header = table[0][0], [cell.strip() for cell in table[0][1]]
+    for line, cells in table:
+        if len(cells) != len(header):
+            raise UserError(f"{path}:{line}: has {len(cells)} columns, the first line {len(header)}; quote texts with commas")
+    if _has_no_header(table):
+        yield from _mmlu_rows(path, table, dropped)
+        return
+    tables.require_distinct(header, f"{path}:{start}")
+    columns = layout(header, f"{path}:{start}")
+    if columns.missing:
+        mmlu = "or give MMLU's layout without a header: question, choices, the answer's letter"
+        raise UserError(f"{path}:{start}: {described(header, columns.missing)}; {mmlu}")
+    _say_unused(path, columns.unused)
+    for line, cells in table[1:]:
+        yield _row(f":{line}", dict(zip(header, cells, strict=True)), columns, dropped, cells=True)
+
+
+def _has_no_header(table: Sequence[tuple[int, Sequence[str]]]) -> bool:
+    """Whether line 1 is a question of MMLU's layout: its last cell is the letter of a choice, as most last cells are letters."""
+    first = [cell.strip() for cell in table[0][1]]
+    letters = sum(len(last := cells[-1].strip()) == 1 and "A" <= last <= "Z" for _, cells in table)
+    fits = len(first) >= 4 and first[-1] in [letter(index) for index in range(len(first) - 2)]
+    named = next((cell.lower() for cell in first if cell.lower() not in ("", "id", "index")), "") in QUESTION
+    return fits and 2 * letters > len(table) and not named
+
+
+def _mmlu_rows(path: Path, table: Sequence[tuple[int, list[str]]], dropped: Counter[str]) -> Iterator[Row]:
+    """The rows of a table without a header, nor the numbers that pandas may have put in front of it."""
+    index = [cells[0].strip() for _, cells in table]
+    numbered = any(index == [str(number + base) for number in range(len(table))] for base in (0, 1)) and len(table[0][1]) > 4
+    note(f"{path}: no header; read as question, choices, the answer's letter{', behind a column of numbers' * numbered}")
+    for line, cells in table:
+        question, *choices, answer = cells[numbered:]
+        found, answer = filled(choices, dropped), answer.strip()
+        letters = [letter(place) for place in range(len(found))]
+        # A letter names its choice, even where it is also the text of another.
+        yield Row(f":{line}", question, found, letters.index(answer) if answer in letters else answer, cells=True)
 
 
 class _Object(list[tuple[str, Any]]):
     """The pairs of a JSON object, repeated keys and all."""
 
 
-def _read_json(path: Path, dropped: Counter[str]) -> Iterator[_Row]:
+def _once(pairs: _Object, where: str) -> dict[str, Any]:
+    """The object, in which a key that comes twice would mean two things. Raises UserError for one."""
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise UserError(f"{where}: two keys are named '{twice[0]}'; rename one of them")
+    return dict(pairs)
+
+
+def _read_json(path: Path, dropped: Counter[str]) -> Iterator[Row]:
     try:
         content = json.loads("".join(text for _, text in lines.numbered(path)), object_pairs_hook=_Object)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); questions one a line belong in .jsonl") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
         raise UserError(f"{path}: not JSON that can be read ({error})") from None
-    whole = dict(content) if isinstance(content, _Object) else {}
+    whole = _once(content, str(path)) if isinstance(content, _Object) else {}
     questions = whole.get("questions")
     if not isinstance(questions, _Object):
         layout = '{"context": …, "questions": {question: {"choices": […], "answer": …}}}'
         raise UserError(f"{path}: not in the paper's layout, {layout}; questions one a line belong in .jsonl")
     context = str(whole.get("context") or "").strip()
     for number, (question, value) in enumerate(questions, start=1):
-        item = dict(value) if isinstance(value, _Object) else {}
+        item = _once(value, f"{path}: question {number}") if isinstance(value, _Object) else {}
         choices = item.get("choices")
-        if isinstance(choices, list) and any(isinstance(choice, str) and not choice.strip() for choice in choices):
+        if isinstance(choices, list) and any(isinstance(choice, str) and missing(choice) for choice in choices):
             dropped["questions with an empty choice"] += 1  # the paper's own Skyrim set has five
             continue
-        yield _Row(f": question {number}", question, choices, item.get("answer"), context)
+        yield Row(f": question {number}", question, choices, item.get("answer"), context)
 
 
-_READERS: dict[str, Callable[[Path, Counter[str]], Iterator[_Row]]] = {
+_READERS: dict[str, Callable[[Path, Counter[str]], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".json": _read_json,
     ".jsonl": _read_jsonl,

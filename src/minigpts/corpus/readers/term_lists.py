@@ -1,4 +1,4 @@
-"""A user's glossary: the terms that no cut of the vocabulary may touch."""
+"""Reads a user's glossary: the terms whose tokens pruning the vocabulary must keep."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from minigpts.errors import UserError
 
 
 def read_terms(path: Path) -> list[str]:
-    """The terms of a text file, one a line, each once, in order, without the blanks around them.
+    """The distinct terms of a text file with one term a line, in order and stripped.
 
-    Empty lines and those that begin with ``#`` are passed over. Raises UserError for a file that is missing or without any term,
-    and as ``lines.numbered`` for one that isn't text.
+    Skips empty lines and those that begin with ``#``. Raises UserError for a file that is missing or has no term, and as
+    ``lines.numbered`` for one that isn't text.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; dataset.keep_terms names a text file with one term a line")

@@ -1,13 +1,12 @@
-"""The user's own text from local files: jsonl, csv, tsv, parquet, txt and markdown (all but parquet also as .gz).
+"""Reads the user's own text from local files: jsonl, csv, tsv, parquet, txt and markdown (all but parquet also as .gz).
 
-Plain readers rather than a data-set library's, because every complaint must name the file and the line. They stream: a folder
-may be larger than memory.
+These are plain readers rather than a data-set library's, so that every complaint names the file and the line. They stream, so a
+folder may be larger than memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +18,9 @@ from typing import Any
 
 from minigpts.corpus.document import Corpus, Document, normalized
 from minigpts.corpus.passages import passages
-from minigpts.corpus.readers import lines
+from minigpts.corpus.readers import folders, lines, tables
+from minigpts.corpus.readers.missing import missing
+from minigpts.corpus.readers.notes import note
 from minigpts.errors import UserError
 
 SOURCE = "local"
@@ -34,11 +35,12 @@ _BUFFER = 1 << 20  # bytes of each parquet column read ahead, rather than a whol
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a row's text stands, and what may not be separated from it."""
+    """The columns that hold a row's text and its group."""
 
     text: str  # the column that holds the text,
     template: str | None = None  # or columns in text of their own: "English: {en}\nTaiwanese Mandarin: {zh}"
-    group: str | None = None  # rows with one value here land in one split
+    group: str | None = None  # rows with the same value here share a split
+    advice: str = "set dataset.text_column"  # where there is no such column
 
     def __post_init__(self) -> None:
         """Raise UserError for a template that can't be filled."""
@@ -47,7 +49,7 @@ class Columns:
 
     @cached_property
     def _parts(self) -> list[tuple[str, str | None]]:
-        """The template as (what stands before a column, the column)."""
+        """The template as pairs of the text before a column and the column."""
         if self.template is None:
             return [("", self.text)]
         try:
@@ -59,52 +61,58 @@ class Columns:
         return [(literal, name) for literal, name, _, _ in parsed]
 
     def names(self) -> dict[str, str]:
-        """Every column that is read, and the param that asks for it."""
-        param = "dataset.text_column" if self.template is None else "dataset.template"
-        asked = {name: param for _, name in self._parts if name is not None}
-        return asked if self.group is None else {self.group: "dataset.group_column", **asked}
+        """Every column that is read, and what to do where there is none."""
+        advice = self.advice if self.template is None else "set dataset.template"
+        asked = {name: advice for _, name in self._parts if name is not None}
+        return asked if self.group is None else {self.group: "set dataset.group_column", **asked}
 
     def require(self, there: Iterable[str], where: str) -> None:
         """Raise a UserError unless every column is ``there``."""
-        for name, param in self.names().items():
+        for name, advice in self.names().items():
             if name not in there:
-                raise UserError(f"{where}: no column '{name}'; there is {', '.join(map(str, there))}; set {param}")
+                raise UserError(f"{where}: no column '{name}'; there is {', '.join(map(str, there))}; {advice}")
 
     def text_of(self, row: Mapping[str, Any], where: str) -> str:
-        """The row's text; empty where a column of it is. A template takes numbers too.
+        """The row's text; empty where a column of it is missing. A template takes numbers too.
 
         Raises UserError for a value that isn't text.
         """
         filled = ""
         for literal, name in self._parts:
             value = "" if name is None else row[name]
+            if name is not None and missing(value):
+                return ""
             if self.template is not None and isinstance(value, int | float) and not isinstance(value, bool):
                 value = str(value)
-            if value is not None and not isinstance(value, str):
-                raise UserError(f"{where}: '{name}' holds {type(value).__name__}, not text; set {self.names()[str(name)]}")
-            if name is not None and (value is None or not value.strip()):
-                return ""
-            filled += literal + (value or "")
+            if not isinstance(value, str):
+                raise UserError(f"{where}: '{name}' holds {type(value).__name__}, not text; {self.names()[str(name)]}")
+            filled += literal + value
         return filled
 
-    def group_of(self, row: Mapping[str, Any]) -> str | None:
-        """The row's value in the group's column; None without one, or where it is empty."""
-        value = None if self.group is None else row[self.group]
-        return None if value is None or value == "" else printable(str(value), Counter())
+    def group_of(self, row: Mapping[str, Any], dropped: Counter[str]) -> str | None:
+        """The row's value in the group's column; None without one, or where it is missing, which ``dropped`` then counts."""
+        if self.group is None:
+            return None
+        value = row[self.group]
+        if missing(value):
+            dropped["missing groups"] += 1
+            return None
+        return printable(str(value), Counter())
 
 
-def read_corpus(path: Path, columns: Columns) -> Corpus:
-    """The text of a file, or of all such files in a folder and below. Raises UserError for a path without any."""
-    return Corpus(Texts(path, columns), [], {SOURCE: {"name": path.name}})
+def read_corpus(path: Path, columns: Columns, param: str = "dataset.source") -> Corpus:
+    """The text of a file, or of all such files in a folder and below. Raises UserError naming ``param`` for a path without any."""
+    texts = Texts(path, columns, param)
+    return Corpus(texts, [], {SOURCE: {"name": path.name, "sha256": folders.digest(texts.files)}})
 
 
 def documents(
     rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Columns, source: str, dropped: Counter[str]
 ) -> Iterator[Document]:
-    """Turn rows, each with where it stands, into documents; a long one into several of one group.
+    """Turn rows, each with its location, into documents; a long row becomes several of one group.
 
-    Without a group's column that is the words the text begins with, all of them up to ``passages.LONGEST`` characters: copies
-    stay together, whatever their case and punctuation. Counts empty rows and control characters, which go, in ``dropped``.
+    Without a value in the group's column, the group is a hash of the first passage's words, so that copies share it whatever
+    their case and punctuation. Removes empty rows and control characters, and counts them in ``dropped``.
     Raises UserError naming the row for a missing column or a value that isn't text.
     """
     for where, row in rows:
@@ -112,7 +120,7 @@ def documents(
         text = columns.text_of(row, where)
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
-        group = columns.group_of(row)
+        group = columns.group_of(row, dropped)
         empty = True
         for passage in passages([printable(text, dropped)]):
             group, empty = group or _group(passage), False
@@ -134,25 +142,24 @@ def _group(text: str) -> str:
 
 
 class Texts:
-    """Documents out of local files, in the order of the files' names; read anew each time, never held together.
+    """Documents from local files, in the order of the files' names, read anew on each iteration.
 
-    A jsonl object, a csv, tsv or parquet row is a document, a txt or markdown file another; long ones are cut into passages
-    that share a group. But passages of prose are groups of their own if there are fewer than ``FEW_FILES`` files of it: a
-    single book could not be split otherwise. Then a test passage may follow a training passage; chapters in files, or a
-    group's column, keep them apart.
+    A jsonl object, a row of a table, and a txt or markdown file each become a document. A long one is cut into passages that
+    share a group. With fewer than ``FEW_FILES`` files of prose each passage is a group of its own, since a single book could not
+    be split otherwise. Then a test passage may follow a training passage; to prevent that, give a file for each chapter.
     """
 
-    def __init__(self, path: Path, columns: Columns) -> None:
-        """Find the files. Raises UserError when there are none; what is wrong inside them is raised when they are read."""
+    def __init__(self, path: Path, columns: Columns, param: str) -> None:
+        """Find the files. Raises UserError naming ``param`` when there are none; faults inside them are raised on reading."""
         self.path, self.columns = path, columns
         self._passed_over: Counter[str] = Counter()
-        self.files = _files(path, self._passed_over)
+        self.files = folders.text_files(path, KINDS, param, self._passed_over)
         self.dropped = self._passed_over.copy()  # what the last reading left out, by reason
 
     def __iter__(self) -> Iterator[Document]:
-        """Read the files. Raises UserError naming the file, and the line, for what can't be read, and when no text came out."""
+        """Read the files. Raises UserError naming the file and the line that can't be read, and when there is no text."""
         dropped = self.dropped = self._passed_over.copy()
-        apart = sum(_suffix(file) in PROSE for file in self.files) < FEW_FILES
+        apart = sum(folders.suffix(file) in PROSE for file in self.files) < FEW_FILES
         empty = True
         for file in self.files:
             empty_file = True
@@ -166,9 +173,10 @@ class Texts:
             raise UserError(f"{self.path}: holds no text; give a file with at least some documents (left out: {left_out})")
 
     def _read(self, path: Path, apart: bool, dropped: Counter[str]) -> Iterator[Document]:
-        if _suffix(path) not in PROSE:
-            yield from documents(_ROWS[_suffix(path)](path, self.columns), self.columns, SOURCE, dropped)
+        if folders.suffix(path) not in PROSE:
+            yield from documents(_ROWS[folders.suffix(path)](path, self.columns, dropped), self.columns, SOURCE, dropped)
         elif self.columns.template is not None or self.columns.group is not None:
+            note(f"{path}: not read, since it has no columns for dataset.template or dataset.group_column")
             dropped["files without columns"] += 1
         else:
             group = None
@@ -177,21 +185,25 @@ class Texts:
                 yield Document(passage, group, SOURCE)
 
 
-def _jsonl_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+Rows = Iterator[tuple[str, Mapping[str, Any]]]  # with where each stands
+
+
+def _jsonl_rows(path: Path, columns: Columns, dropped: Counter[str]) -> Rows:
     return ((f"{path}:{line}", row) for line, row in lines.json_rows(path))
 
 
-def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    return ((f"{path}:{line}", row) for line, row in lines.csv_rows(path))
+def _table_rows(path: Path, columns: Columns, dropped: Counter[str]) -> Rows:
+    return ((f"{path}:{line}", row) for line, row in tables.rows(path, dropped))
 
 
-def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parquet_rows(path: Path, columns: Columns, dropped: Counter[str]) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER) as file:
+            tables.require_distinct(file.schema_arrow.names, str(path))
             columns.require(file.schema_arrow.names, str(path))
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns.names())):
                 for row in batch.to_pylist():
@@ -202,49 +214,10 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[s
         raise UserError(f"{path}: not a readable parquet file after row {number} ({reason})") from None
 
 
-_ROWS: dict[str, Callable[[Path, Columns], Iterator[tuple[str, Mapping[str, Any]]]]] = {
-    ".csv": _csv_rows,
+_ROWS: dict[str, Callable[[Path, Columns, Counter[str]], Rows]] = {
+    ".csv": _table_rows,
     ".jsonl": _jsonl_rows,
     ".parquet": _parquet_rows,
-    ".tsv": _csv_rows,
+    ".tsv": _table_rows,
 }
 KINDS = sorted([*_ROWS, *PROSE])
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
-def _files(path: Path, passed_over: Counter[str]) -> list[Path]:
-    """The files that are read, in the order of their names; counts the others in ``passed_over``, a hidden folder as one."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; dataset.source must name your text, or be null")
-    if path.is_file():
-        if _suffix(path) not in KINDS:
-            raise UserError(f"{path}: not a kind of text file that is read here; use {', '.join(KINDS)}")
-        return [path]
-    files: list[Path] = []
-    seen: set[tuple[int, int]] = set()  # folders by device and inode: a link may lead back to one
-    for name, folders, names in os.walk(path, followlinks=True, onerror=_refuse):
-        folder = Path(name)
-        if (key := (folder.stat().st_dev, folder.stat().st_ino)) in seen:
-            passed_over["folders linked twice"] += 1
-            folders.clear()
-            continue
-        seen.add(key)
-        passed_over.update("hidden files" for name in [*folders, *names] if name.startswith("."))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in (folder / name for name in names if not name.startswith(".")):
-            if file.is_symlink() and not file.exists():
-                passed_over["dangling links"] += 1
-            elif file.is_file() and _suffix(file) in KINDS:
-                files.append(file)
-            else:
-                passed_over["files of other kinds"] += 1
-    if not files:
-        raise UserError(f"{path}: no text files in this folder; looked for {', '.join(KINDS)}")
-    return sorted(files)
-
-
-def _refuse(error: OSError) -> None:
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions")

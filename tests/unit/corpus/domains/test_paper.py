@@ -5,9 +5,11 @@ That the real tables look so could not be seen: no hub was in reach.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,24 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from minigpts.corpus.domains.paper import PRESETS, HubTable
+from minigpts.corpus.domains.paper import PAPER_DOMAINS, HubTable
 from tests.hub_server import Hub, Repository, environment
 
-# What each preset of the registry gives, or its complaint; files at addresses are taken from a folder instead.
+# What each of the paper's domains gives, or its complaint; files at addresses are taken from a folder instead.
 CORPORA = """
 import json, os, sys
 from dataclasses import asdict, replace
-from minigpts.corpus.domains.paper import PRESETS, WebTable
+from minigpts.corpus.domains.paper import PAPER_DOMAINS, WebTable
 from minigpts.errors import UserError
 folder, *names = sys.argv[1:]
 found = {}
 for name in names:
-    preset = PRESETS[name]
-    here = {"paper_questions": preset.paper_questions and folder + "/" + preset.paper_questions.rpartition("/")[2]}
-    if isinstance(preset.table, WebTable):
-        here["table"] = replace(preset.table, address=folder + "/" + preset.table.address.rpartition("/")[2])
+    domain = PAPER_DOMAINS[name]
+    here = {"paper_questions": domain.paper_questions and folder + "/" + domain.paper_questions.rpartition("/")[2]}
+    if isinstance(domain.table, WebTable):
+        here["table"] = replace(domain.table, address=folder + "/" + domain.table.address.rpartition("/")[2])
     try:
-        corpus = replace(preset, **here).corpus()
+        corpus = replace(domain, **here).corpus()
         documents = list(corpus.documents)
         assert documents == list(corpus.documents)
         found[name] = {
@@ -82,7 +84,7 @@ def repositories(tmp_path: Path) -> dict[str, Repository]:
     jsonl(lama / "us_terms.jsonl", term)
     jsonl(lama / "us_crimes.jsonl", {"id": 3, "masked_sentences": ["He was tried for <mask>."], "obj_label": "arson"})
     jsonl(lama / "contract_sections.jsonl", {"masked_sentences": ["<mask>. Notices are in writing."], "obj_label": "Notices"})
-    subjects = [subject for preset in PRESETS.values() for subject in preset.mmlu]
+    subjects = [subject for domain in PAPER_DOMAINS.values() for subject in domain.mmlu]
     configs = ""
     for subject in subjects:
         choices = [["a", "b", "c", "d"], ["same", "same", "x", "y"]]
@@ -91,54 +93,77 @@ def repositories(tmp_path: Path) -> dict[str, Repository]:
     (mmlu / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     table(pairs / "train.parquet", en=["Good morning."], ch=["早安。"])
     tables = {"medquad": medquad, "legal": lama, "translation": pairs}
-    found = {f"datasets/{PRESETS[name].table.repo_id}": {PRESETS[name].table.revision: folder} for name, folder in tables.items()}
+    found = {
+        f"datasets/{PAPER_DOMAINS[name].table.repo_id}": {PAPER_DOMAINS[name].table.revision: folder}
+        for name, folder in tables.items()
+    }
     found["datasets/cais/mmlu"] = {"c30699e8356da336a370243923dbaf21066bb9fe": mmlu}
     # a hub knows main, whichever else it is asked for
     return {name: Repository({**revisions, "main": next(iter(revisions.values()))}) for name, revisions in found.items()}
 
 
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def write_files(folder: Path) -> None:
-    lines = ["FORMID\tname\t\ttype\t\t1\tRESPONSE\t\t", "0001\tLydia\t\tDialogue\t\t1\tI am sworn to carry your burdens.\t\t"]
+    said = ["I am sworn to carry your burdens.", '"Sworn?', '"Let me guess."', 'Someone "stole" it."', "None", ""]
+    lines = ["FORMID\tname\t\ttype\t\t1\tRESPONSE\t\t", *(f"0001\tLydia\t\tDialogue\t\t1\t{line}\t\t" for line in said)]
     (folder / "skyrim_dialogue.csv").write_text("\n".join(lines) + "\n")
     articles = ',URL,Text\n0,http://a.example,"Prices rose, and\nwages fell."\n1,http://b.example,\n'
     (folder / "economics_text_dataset_8500.csv").write_text(articles)
-    for preset in PRESETS.values():
-        if preset.paper_questions:
-            name = preset.paper_questions.rpartition("/")[2]
+    for domain in PAPER_DOMAINS.values():
+        if domain.paper_questions:
+            name = domain.paper_questions.rpartition("/")[2]
             (folder / name).write_text(json.dumps({"context": "Test:", "questions": {f"Of {name}?": QUESTION}}))
 
 
-def test_every_preset_gives_its_text_and_questions(repositories, tmp_path):
+def test_every_domain_gives_its_text_and_questions(repositories, tmp_path):
     write_files(tmp_path)
     with Hub(repositories) as hub:
-        found = corpora(tmp_path, hub.url, *PRESETS)
+        found = corpora(tmp_path, hub.url, *PAPER_DOMAINS)
     assert {name: corpus["texts"] for name, corpus in found.items()} == {
         "medquad": ["### Instruction:\nWhat is a cold?\n\n### Response:\nAn infection."],
         "legal": ["The contract binds both parties.", "He was tried for arson.", "Notices. Notices are in writing."],
         "economics": ["Prices rose, and\nwages fell."],
-        "skyrim": ["I am sworn to carry your burdens."],
+        "skyrim": ["I am sworn to carry your burdens.", '"Sworn?', "Let me guess.", 'Someone "stole" it."', "None"],
         "translation": ["English: Good morning.\nTaiwanese Mandarin: 早安。"],
     }
-    assert found["medquad"]["dropped"] == found["economics"]["dropped"] == {"empty rows": 1}
-    for name, preset in PRESETS.items():
+    assert [found[name]["dropped"] for name in ("medquad", "economics", "skyrim")] == [{"empty rows": 1}] * 3
+    for name, domain in PAPER_DOMAINS.items():
         corpus = found[name]
         asked = [question["question"] for question in corpus["questions"]]
-        paper = [f"Test:\nOf {preset.paper_questions.rpartition('/')[2]}?"] if preset.paper_questions else []
-        assert asked == [*paper, *(f"A question of {subject}?" for subject in preset.mmlu)]
-        assert [question["answer"] for question in corpus["questions"]] == [2] * len(paper) + [1] * len(preset.mmlu)
-        assert corpus["questions_dropped"].get("questions with equal choices", 0) == len(preset.mmlu)
-        facts = corpus["sources"][preset.title]
-        assert facts["licence"] == preset.licence
-        if isinstance(preset.table, HubTable):
-            assert facts["repository"] == preset.table.repo_id
-            assert facts["revision"] == repositories[f"datasets/{preset.table.repo_id}"].commit(preset.table.revision)
+        paper = [f"Test:\nOf {domain.paper_questions.rpartition('/')[2]}?"] if domain.paper_questions else []
+        assert asked == [*paper, *(f"A question of {subject}?" for subject in domain.mmlu)]
+        assert [question["answer"] for question in corpus["questions"]] == [2] * len(paper) + [1] * len(domain.mmlu)
+        assert corpus["questions_dropped"].get("questions with equal choices", 0) == len(domain.mmlu)
+        facts = corpus["sources"][domain.title]
+        assert facts["licence"] == domain.licence
+        if isinstance(domain.table, HubTable):
+            assert facts["repository"] == domain.table.repo_id
+            assert facts["revision"] == repositories[f"datasets/{domain.table.repo_id}"].commit(domain.table.revision)
+        else:
+            assert facts["sha256"] == sha256(tmp_path / domain.table.address.rpartition("/")[2])
+        if domain.paper_questions:
+            facts = corpus["sources"]["questions of the paper"]
+            assert facts["sha256"] == sha256(tmp_path / domain.paper_questions.rpartition("/")[2])
+
+
+def test_a_file_that_moves_while_it_is_read_is_read_as_it_was_hashed(tmp_path):
+    write_files(tmp_path)
+    path = tmp_path / "economics_text_dataset_8500.csv"
+    table = replace(PAPER_DOMAINS["economics"].table, address=str(path)).pinned()
+    before = sha256(path)
+    path.write_text("URL,Text\n2,Another.\n")
+    assert [row["Text"] for _, row in table.rows()] == ["Prices rose, and\nwages fell.", ""]
+    assert table.facts() == {"address": str(path), "sha256": before}
 
 
 def test_a_table_that_has_changed_is_one_line(repositories, tmp_path):
     write_files(tmp_path)
-    folder = repositories[f"datasets/{PRESETS['legal'].table.repo_id}"].folder("main")
+    folder = repositories[f"datasets/{PAPER_DOMAINS['legal'].table.repo_id}"].folder("main")
     jsonl(folder / "us_terms.jsonl", {"sentence": "A [MASK].", "label": "fee"})
-    pairs = repositories[f"datasets/{PRESETS['translation'].table.repo_id}"].folder("main")
+    pairs = repositories[f"datasets/{PAPER_DOMAINS['translation'].table.repo_id}"].folder("main")
     table(pairs / "train.parquet", english=["Good morning."], chinese=["早安。"])
     (tmp_path / "economics_text_dataset_8500.csv").write_text("url,body\nx,y\n")
     with Hub(repositories) as hub:
@@ -151,4 +176,7 @@ def test_a_table_that_has_changed_is_one_line(repositories, tmp_path):
 def test_without_a_network_is_one_line(tmp_path):
     write_files(tmp_path)
     (line,) = corpora(tmp_path, "http://127.0.0.1:9", "translation").values()
-    assert line == f"{PRESETS['translation'].table.repo_id}@main: can't reach http://127.0.0.1:9; check the network, or HF_ENDPOINT"
+    assert (
+        line
+        == f"{PAPER_DOMAINS['translation'].table.repo_id}@main: can't reach http://127.0.0.1:9; check the network, or HF_ENDPOINT"
+    )

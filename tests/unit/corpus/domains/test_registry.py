@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
+from minigpts import params
 from minigpts.corpus.document import Corpus
 from minigpts.corpus.domains import hpo, registry
-from minigpts.corpus.prepare import Prepared, Shape, prepare
+from minigpts.corpus.prepare import Prepared, prepare
+from minigpts.corpus.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +25,7 @@ def legal() -> Corpus:
 
 
 def by_the_default_params(corpus: Corpus, scratch: Path) -> Prepared:
-    values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["dataset"]
-    shape = Shape(
-        shares={name: values[f"{name}_share"] for name in ("calibration", "validation", "test")},
-        max_bytes={name: values[f"{name}_bytes"] for name in ("calibration", "validation", "test")},
-        max_questions={name: values[f"{name}_questions"] for name in ("validation", "test")},
-        max_leakage=values["max_leakage"],
-        make_questions=values["make_questions"],
-        template=values["template"],
-        seed=values["seed"],
-    )
-    return prepare(corpus, shape, scratch)
+    return prepare(corpus, params.read(Path("params.yaml"), Settings, "dataset"), scratch)
 
 
 def test_medical_text_is_clean(medical):

@@ -23,7 +23,7 @@ NO_WAITING = "import time; time.sleep = lambda seconds: None\n"  # between the c
 ROWS = """
 import json, os, sys
 from minigpts.errors import UserError
-from minigpts.corpus.readers import hub_datasets as datasets_hub
+from minigpts.corpus.readers import hub_datasets
 for arguments in sys.argv[1:]:
     try:
         print(json.dumps(list(hub_datasets.rows(*json.loads(arguments)))), flush=True)

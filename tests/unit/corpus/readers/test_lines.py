@@ -29,12 +29,6 @@ def test_every_line_end_is_one(tmp_path, end):
 def test_rows_have_the_numbers_of_their_lines(tmp_path, end):
     json = write(tmp_path, "a.jsonl", end.join(['{"n": 1}', "", " ", '{"n": 2}']))
     assert list(lines.json_rows(json)) == [(1, {"n": 1}), (4, {"n": 2})]
-    csv = write(tmp_path, "a.csv", end.join(["", "n,text", '1,"two', 'lines"', "", '2,"a ""quote"", and"']))
-    assert list(lines.csv_rows(csv)) == [(3, {"n": "1", "text": f"two{end}lines"}), (6, {"n": "2", "text": 'a "quote", and'})]
-
-
-def test_tabs_part_the_columns_of_a_tsv(tmp_path):
-    assert list(lines.csv_rows(write(tmp_path, "a.TSV", "n\ttext\n1\ta, b\n"))) == [(2, {"n": "1", "text": "a, b"})]
 
 
 def test_a_long_line_comes_in_blocks_and_is_refused_as_a_row(tmp_path, monkeypatch):
@@ -46,30 +40,16 @@ def test_a_long_line_comes_in_blocks_and_is_refused_as_a_row(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("content", "message"),
     [
-        ("a.jsonl", '{"n": 1}\n{"n": ' + "9" * 5000 + "}\n", "a.jsonl:2: not JSON that can be read"),
-        ("a.jsonl", "[" * 200_000, "a.jsonl:1: not JSON that can be read"),
-        ("a.csv", "a,a,b\n1,2,3\n", "a.csv:1: two columns are named 'a'"),
-        ("a.csv", "a,b\n1,2\n1,2,3\n", "a.csv:3: has more columns than the first line"),
-        ("a.csv", "a,b\n1,2\n1\n", "a.csv:3: has fewer columns than the first line"),
-        ("a.csv", "a,b\n1,2\n1,\"open\n3,4\n5,6\n", "a.csv:3: not valid CSV from here on"),
-        ("a.csv", "a,b\n1,\"two\nlines\"\n1,\"2\"3\n", "a.csv:4: not valid CSV from here on"),
+        ('{"n": 1}\n{"n": ' + "9" * 5000 + "}\n", "2: not JSON that can be read"),
+        ("[" * 200_000, "1: not JSON that can be read"),
+        ('{"n": 1}\n{"n": 1, "m": 2, "n": 3}\n', "2: two keys are named 'n'; rename one of them"),
+        ('{"n": {"a": 1, "a": 2}}\n', "1: two keys are named 'a'"),
     ],
-)  # fmt: skip
-def test_complaints_name_file_and_line(tmp_path, name, content, message):
-    path = write(tmp_path, name, content)
+)
+def test_complaints_name_file_and_line(tmp_path, content, message):
+    path = write(tmp_path, "a.jsonl", content)
     with pytest.raises(UserError) as caught:
-        list(lines.json_rows(path) if name == "a.jsonl" else lines.csv_rows(path))
-    assert str(caught.value).startswith(f"{tmp_path}/{message}") and "\n" not in str(caught.value)
-
-
-def test_an_unclosed_quote_does_not_take_the_whole_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
-    path = write(tmp_path, "a.csv", 'a,b\n1,2\n1,"open\n' + "3,4\n" * 100_000)
-    read: list[int] = []
-    numbered = lines.numbered
-    monkeypatch.setattr(lines, "numbered", lambda path: ((read.append(line), (line, text))[1] for line, text in numbered(path)))
-    with pytest.raises(UserError, match=r"a\.csv:3: not valid CSV from here on \(field larger"):
-        list(lines.csv_rows(path))
-    assert len(read) < 1000
+        list(lines.json_rows(path))
+    assert str(caught.value).startswith(f"{path}:{message}") and "\n" not in str(caught.value)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from minigpts.corpus.readers import question_files as source
+from minigpts.corpus.readers import question_rows
 from minigpts.errors import UserError
 
 GOOD = {"question": "Which?", "choices": ["a", "b"], "answer": 0}
@@ -134,8 +135,191 @@ def test_five_choices_among_four_are_kept(tmp_path):
 
 @pytest.mark.parametrize("answer", ["yes", "B", "1"])
 def test_csv_with_a_header_in_any_order_with_other_columns(tmp_path, answer):
-    rows = [["Subject", "Answer", "choice_1", "choice_2", "Question"], ["s", answer, "no", "yes", "Well?"]]
+    rows = [["Subject", "Answer", "B", "A", "Question"], ["s", answer, "yes", "no", "Well?"]]
     assert read(write(tmp_path, "q.csv", table(*rows)))[0] == [("Well?", ("no", "yes"), 1)]
+
+
+QUESTIONS = [("Which organ beats?", ("heart", "lung", "nail", "hair"), 0), ("Which breathes?", ("eye", "lung", "ear", "toe"), 1)]
+# How each data set's own files put the two questions: a file's name, its content, the columns that are not used
+LAYOUTS = {
+    "medmcqa": (
+        "q.csv",
+        table(
+            ["id", "question", "opa", "opb", "opc", "opd", "cop", "choice_type", "exp", "topic_name"],
+            *([n, q, *choices, answer, "single", "because", ""] for n, (q, choices, answer) in enumerate(QUESTIONS)),
+        ),
+        "id, choice_type, exp, topic_name",
+    ),
+    "medmcqa's own files, which count from 1": (
+        "q.jsonl",
+        jsonl(
+            *(
+                {"question": q, **dict(zip(("opa", "opb", "opc", "opd"), choices, strict=True)), "cop": answer + 1}
+                for q, choices, answer in [*QUESTIONS, ("Last?", ("a", "b", "c", "d"), 3)]
+            )
+        ),
+        "",
+    ),
+    "renamed": (
+        "q.csv",
+        table(
+            ["id", "question", "A", "B", "C", "D", "answer", "choice_type", "option notes", "n_choices"],
+            *([n, q, *choices, "ABCD"[answer], "single", "", 4] for n, (q, choices, answer) in enumerate(QUESTIONS)),
+        ),
+        "id, choice_type, option notes, n_choices",
+    ),
+    "kaggle's science exam": (
+        "q.csv",
+        table(
+            ["", "id", "prompt", "A", "B", "C", "D", "answer"],
+            *([n, n, q, *choices, "ABCD"[answer]] for n, (q, choices, answer) in enumerate(QUESTIONS)),
+        ),
+        "id",
+    ),
+    "mmlu without a header, numbered": (
+        "q.csv",
+        table(*([n, q, *choices, "ABCD"[answer]] for n, (q, choices, answer) in enumerate(QUESTIONS))),
+        "",
+    ),
+    "mmlu's older edition": (
+        "q.csv",
+        table(["input", *"DCBA", "target"], *([q, *choices[::-1], "ABCD"[answer]] for q, choices, answer in QUESTIONS)),
+        "",
+    ),
+    "a list in a cell": (
+        "q.csv",
+        table(["question", "subject", "choices", "answer"], *([q, "s", list(choices), answer] for q, choices, answer in QUESTIONS)),
+        "subject",
+    ),
+    "race": (
+        "q.jsonl",
+        jsonl(*({"article": "…", "question": q, "options": choices, "answer": "ABCD"[n]} for q, choices, n in QUESTIONS)),
+        "article",
+    ),
+    "arc on the hub": (
+        "q.jsonl",
+        jsonl(
+            *(
+                {"id": "x", "question": q, "choices": {"text": choices, "label": ["1", "2", "3", "4"]}, "answerKey": str(n + 1)}
+                for q, choices, n in QUESTIONS
+            )
+        ),
+        "id",
+    ),
+    "arc's own files": (
+        "q.jsonl",
+        jsonl(
+            *(
+                {
+                    "question": {"stem": q, "choices": [{"text": c, "label": "ABCD"[i]} for i, c in enumerate(choices)]},
+                    "answerKey": "ABCD"[n],
+                }
+                for q, choices, n in QUESTIONS
+            )
+        ),
+        "",
+    ),
+    "medqa": (
+        "q.jsonl",
+        jsonl(
+            *(
+                {"question": q, "options": dict(zip("ABCD", choices, strict=True)), "answer": choices[n], "answer_idx": "ABCD"[n]}
+                for q, choices, n in QUESTIONS
+            )
+        ),
+        "answer_idx",
+    ),
+    "numbered from 1": (
+        "q.csv",
+        table(
+            ["Question", *(f"Option {n}" for n in (1, 2, 3, 4)), "Correct Answer"],
+            *([q, *choices, answer + 1] for q, choices, answer in [*QUESTIONS, ("Last?", ("a", "b", "c", "d"), 3)]),
+        ),
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_layouts_of_known_data_sets_give_the_same_questions(tmp_path, capsys, name):
+    file, content, unused = LAYOUTS[name]
+    path = write(tmp_path, file, content)
+    assert read(path)[0][:2] == QUESTIONS
+    said = capsys.readouterr().err
+    assert [line for line in said.splitlines() if "not used" in line] == ([f"{path}: columns not used: {unused}"] if unused else [])
+
+
+def test_sciqs_right_answer_is_one_of_the_choices(tmp_path):
+    header = ["question", "distractor3", "distractor1", "distractor2", "correct_answer", "support"]
+    path = write(tmp_path, "q.csv", table(header, ["Which beats?", "nail", "lung", "eye", "heart", "It does."]))
+    assert read(path)[0] == [("Which beats?", ("heart", "lung", "eye", "nail"), 0)]
+
+
+def test_where_answers_count_from_is_told_by_the_whole_file_or_asked(tmp_path, capsys):
+    header = ["question", "option1", "option2", "option3", "answer"]
+    rows = [[f"Q{n}?", "a", "b", "c", n] for n in (1, 2, 3)]
+    assert [answer for _, _, answer in read(write(tmp_path, "one.csv", table(header, *rows)))[0]] == [0, 1, 2]
+    assert "one.csv: the answers count the choices from 1" in capsys.readouterr().err
+    rows = [[f"Q{n}?", "a", "b", "c", n] for n in (0, 1, 2)]
+    assert [answer for _, _, answer in read(write(tmp_path, "zero.csv", table(header, *rows)))[0]] == [0, 1, 2]
+    with pytest.raises(UserError, match=r"open\.csv: can't tell whether its answers count the choices from 0 or from 1"):
+        read(write(tmp_path, "open.csv", table(header, *rows[1:])))
+    texts = [["How many?", "2", "4", "8", "8"], ["How few?", "a", "b", "c", "B"]]
+    assert [answer for _, _, answer in read(write(tmp_path, "texts.csv", table(header, *texts)))[0]] == [2, 1]
+
+
+def test_pandas_floats_and_missing_cells_in_questions(tmp_path):
+    rows = [{**GOOD, "answer": 1.0}, {"question": "Which one?", "choices": ["a", "b", float("nan"), None], "answer": "A"}]
+    found, dropped = read(write(tmp_path, "q.jsonl", jsonl(*rows)))
+    assert found == [("Which?", ("a", "b"), 1), ("Which one?", ("a", "b"), 0)] and dropped == {"missing choices": 2}
+    header = ["question", "A", "B", "C", "answer"]
+    found, dropped = read(write(tmp_path, "q.csv", table(header, ["Which?", "a", "None", "nan", "B"])))
+    assert found == [("Which?", ("a", "None"), 1)] and dropped == {"missing choices": 1}
+    for column, message in ((0, "'question' must be text"), (1, "choice 1 of 'choices' is empty"), (4, "'answer' must be one")):
+        row = ["Which?", "a", "b", "c", "A"]
+        row[column] = "nan"
+        with pytest.raises(UserError, match=message):
+            read(write(tmp_path, "q.csv", table(header, row)))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (["id", "prompt", *"ABCDE"], "columns found: id, prompt, A, B, C, D, E; missing: answer (answer, answerkey"),
+        (["id", "text", *"ABCD", "answer"], "columns found: id, text, A, B, C, D, answer; missing: question (question, prompt"),
+        (["question", "answer", "note"], "missing: choices (A, B … or option 1, option 2 …)"),
+        (["frage", "antwort", "x", "y", "z"], "missing: question (question, prompt"),
+        (["prompt", "stem", "A", "B", "answer"], "'prompt' and 'stem' may both be the question; rename one of them"),
+        (["question", "A", "B", "D", "answer"], "no choice between the columns 'B' and 'D'; rename what is none"),
+        (["question", "A", "B", "option_1", "option_2", "answer"], "more than one set of choices"),
+        (["question", "A", "A", "B", "answer"], "two columns are named 'A'; rename one of them"),
+        (["question", "option_1", "option 1", "option_2", "answer"], "'option_1' and 'option 1' name the same choice"),
+    ],
+)
+def test_a_header_that_is_not_understood_is_refused_by_its_columns_and_never_a_question(tmp_path, header, message):
+    path = write(tmp_path, "q.csv", table(header, *([f"cell {n}"] * (len(header) - 1) + ["A"] for n in range(3))))
+    with pytest.raises(UserError, match=r"q\.csv:1: ") as caught:
+        read(path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_that_a_file_has_no_header_is_said(tmp_path, capsys):
+    path = write(tmp_path, "q.csv", table(["Which is a part of a plant?", "stem", "nail", "A"], ["Which?", "a", "b", "B"]))
+    assert read(path)[0] == [("Which is a part of a plant?", ("stem", "nail"), 0), ("Which?", ("a", "b"), 1)]
+    assert capsys.readouterr().err == f"{path}: no header; read as question, choices, the answer's letter\n"
+
+
+def test_two_keys_of_one_name_are_refused(tmp_path):
+    row = '{"question": "Which?", "choices": ["a", "b"], "answer": 0, "answer": 1}'
+    with pytest.raises(UserError, match=r"q\.jsonl:1: two keys are named 'answer'"):
+        read(write(tmp_path, "q.jsonl", row))
+    item = '{"choices": ["a", "b"], "answer": 0, "answer": 1}'
+    with pytest.raises(UserError, match=r"q\.json: question 1: two keys are named 'answer'"):
+        read(write(tmp_path, "q.json", f'{{"context": "", "questions": {{"Which?": {item}}}}}'))
+    with pytest.raises(UserError, match=r"q\.json: two keys are named 'questions'"):
+        read(write(tmp_path, "q.json", '{"questions": {"Which?": {}}, "questions": {}}'))
+    with pytest.raises(UserError, match=r"q\.jsonl:1: columns found: question, choices; missing: answer"):
+        read(write(tmp_path, "q.jsonl", '{"question": "Which?", "choices": ["a", "b"]}'))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +345,7 @@ def test_a_csv_number_that_is_both_a_choice_and_an_index_is_refused(tmp_path):
 
 
 def test_csv_that_is_no_table_of_questions(tmp_path):
-    with pytest.raises(UserError, match=r"q\.csv:1: needs a header .* or MMLU's layout"):
+    with pytest.raises(UserError, match=r"q\.csv:1: columns found: question, answer; missing: choices .* or give MMLU's layout"):
         source.read_questions(write(tmp_path, "q.csv", table(["question", "answer"], ["Q?", "A"])), Counter())
     with pytest.raises(UserError, match=r"q\.csv:2: not valid CSV from here on"):
         source.read_questions(write(tmp_path, "q.csv", table(["Q?", "a", "b", "A"]) + '"R?,a,b,B\nS?,a,b,A\n'), Counter())
@@ -202,7 +386,7 @@ def test_bad_items_of_the_papers_layout_are_named_by_their_number(tmp_path):
 
 def test_rows_of_a_hub_data_set_by_a_mapping():
     listed = [("set: row 1", {"stem": "Which?", "options": ["a", "b"], "label": 1, "more": None})]
-    (question,) = source.from_rows(listed, {"question": "stem", "choices": "options", "answer": "label"}, Counter())
+    (question,) = question_rows.from_rows(listed, {"question": "stem", "choices": "options", "answer": "label"}, Counter())
     assert (question.id, question.choices, question.answer) == ("set: row 1", ("a", "b"), 1)
     apart = [
         ("set: row 1", {"q": "Which?", "opa": "a", "opb": "b", "opc": None, "key": "B"}),
@@ -211,10 +395,10 @@ def test_rows_of_a_hub_data_set_by_a_mapping():
     ]
     dropped: Counter[str] = Counter()
     mapping = {"question": "q", "choices": ["opa", "opb", "opc"], "answer": "key"}
-    found = source.from_rows(apart, mapping, dropped)
+    found = question_rows.from_rows(apart, mapping, dropped)
     assert [(item.choices, item.answer) for item in found] == [(("a", "b"), 1), (("b", "a", "c"), 2)]
-    assert dropped == {"duplicate questions": 1}
+    assert dropped == {"duplicate questions": 1, "missing choices": 2}
     with pytest.raises(UserError, match=r"set: row 1: no column 'opd'; there is q, opa"):
-        source.from_rows(apart, {**mapping, "choices": ["opa", "opd"]}, Counter())
+        question_rows.from_rows(apart, {**mapping, "choices": ["opa", "opd"]}, Counter())
     with pytest.raises(UserError, match=r"set: row 2: choice 1 of 'choices' is empty"):
-        source.from_rows([apart[0], ("set: row 2", {**apart[0][1], "opa": ""})], mapping, Counter())
+        question_rows.from_rows([apart[0], ("set: row 2", {**apart[0][1], "opa": ""})], mapping, Counter())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from minigpts import artifacts
@@ -113,6 +117,95 @@ def test_rows_of_one_group_column_stay_together_and_rows_without_have_their_own(
     assert groups[0] == groups[2] and len(set(groups)) == 5 and groups[5] == "7"
 
 
+MISSING = [None, float("nan"), "", " ", "nan", "NaN", "NaT", "<NA>", "#N/A", "\\N"]
+
+
+def tables_with(values: list[object], folder: Path) -> dict[str, Path]:
+    """Files of each format whose columns hold ``values``, written by pandas, the json module and pyarrow."""
+    rows = [{"text": f"Text {n} of heart.", "zh": value, "doc": value} for n, value in enumerate(values)]
+    frame = pandas.DataFrame(rows, dtype=object)
+    for name, separator in (("a.csv", ","), ("a.tsv", "\t")):
+        frame.map(str).to_csv(folder / name, sep=separator, index=False, quoting=3)
+    frame.to_csv(folder / "b.csv", index=False)
+    write(folder, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    texts = [str(value) if isinstance(value, float) else value for value in values]
+    artifacts.write_table(folder / "a.parquet", {"text": frame["text"].tolist(), "zh": texts, "doc": texts})
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def test_what_is_missing_is_neither_text_nor_a_group_in_any_format(tmp_path):
+    for name, path in tables_with([*MISSING, "None", "NA"], tmp_path).items():
+        kept = {len(MISSING): "None", len(MISSING) + 1: "NA"} | ({0: "None"} if name in ("a.csv", "a.tsv") else {})  # str(None)
+        words, count = [kept[place] for place in sorted(kept)], len(MISSING) + 2 - len(kept)
+        filled = corpus(path, "text", "{text} {zh}")
+        assert [document.text.rpartition(" ")[2] for document in filled] == words, name
+        assert filled.dropped["empty rows"] == count, name
+        own = [document.group for document in corpus(path)]
+        grouped = corpus(path, "text", None, "doc")
+        assert [document.group for document in grouped] == [kept.get(place, group) for place, group in enumerate(own)], name
+        assert len(set(own)) == len(own) and grouped.dropped == {"missing groups": count}, name
+        assert read(path, "zh") == words, name
+
+
+def test_nulls_of_parquet_are_missing_whatever_their_type(tmp_path):
+    columns = {
+        "float": pandas.array([1.5, None], dtype="Float64"),
+        "numpy": [1.5, float("nan")],
+        "int": pandas.array([7, None], dtype="Int64"),
+        "string": pandas.array(["x", None], dtype="string"),
+        "date": [pandas.Timestamp("2020-01-02"), pandas.NaT],
+        "category": pandas.Categorical(["x", None]),
+    }
+    frame = pandas.DataFrame({"text": ["One text.", "Another text."], **columns})
+    frame.to_parquet(tmp_path / "a.parquet")
+    for name in columns:
+        documents = corpus(tmp_path / "a.parquet", "text", None, name)
+        one, other = (document.group for document in documents)
+        assert (one, other) == (str(frame[name][0]), list(corpus(tmp_path / "a.parquet"))[1].group), name
+        assert documents.dropped == {"missing groups": 1}, name
+    for name in ("float", "numpy", "int", "string", "category"):
+        documents = corpus(tmp_path / "a.parquet", "text", f"{{text}} {{{name}}}")
+        assert len(list(documents)) == 1 and documents.dropped == {"empty rows": 1}, name
+
+
+def test_a_data_sets_card_and_licence_are_no_text_and_are_named(tmp_path, capsys):
+    write(tmp_path, "a.jsonl", jsonl())
+    write(tmp_path, "notes.txt", "Some notes.")
+    for name in ("README.md", "readme_zh.md", "LICENSE.txt", "CITATION.md", "LICENSE", "scan.pdf"):
+        write(tmp_path, name, "About the data.")
+    documents = corpus(tmp_path)
+    assert [document.text for document in documents] == [*TEXTS, "Some notes."]
+    assert documents.dropped == {"cards and licences": 4, "files of other kinds": 2}
+    cards = "CITATION.md, LICENSE.txt, README.md, readme_zh.md (card or licence; rename it if it is text)"
+    expected = f"{tmp_path}: reads 1 .jsonl, 1 .txt; not read: {cards}, LICENSE, scan.pdf (other kind)\n"
+    assert capsys.readouterr().err == expected
+    read(tmp_path)
+    assert capsys.readouterr().err == ""  # once
+    (tmp_path / "pages").mkdir()
+    for name in ("README.md", "license.md", "Notice.txt"):  # a page may have such a title
+        write(tmp_path / "pages", name, f"A page of {name}.")
+    assert read(tmp_path / "pages") == ["A page of Notice.txt.", "A page of license.md."]
+    assert read(write(tmp_path, "README.md", "Read on demand.")) == ["Read on demand."]
+
+
+def test_the_sha256_of_what_was_read_is_kept(tmp_path):
+    path = write(tmp_path, "a.jsonl", jsonl())
+    columns = text_files.Columns("text")
+    one = text_files.read_corpus(path, columns).sources["local"]["sha256"]
+    assert one == hashlib.sha256(path.read_bytes()).hexdigest()
+    write(tmp_path, "b.jsonl", jsonl(TEXTS[:1]))
+    both = text_files.read_corpus(tmp_path, columns).sources["local"]["sha256"]
+    write(tmp_path, "b.jsonl", jsonl(TEXTS[1:]))
+    assert len({one, both, text_files.read_corpus(tmp_path, columns).sources["local"]["sha256"]}) == 3
+
+
+def test_two_columns_of_one_name_are_refused_in_parquet_too(tmp_path):
+    table = pyarrow.table([["a"], ["b"]], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: two columns are named 'text'; rename one of them"):
+        read(tmp_path / "a.parquet")
+
+
 def test_pieces_of_a_long_row_share_a_group_and_so_do_its_copies(tmp_path):
     path = write(tmp_path, "a.jsonl", jsonl([prose("One", 6), prose("two", 6), prose("ONE", 6), TEXTS[0]]))
     documents = list(corpus(path))
@@ -165,14 +258,15 @@ def test_what_is_passed_over_in_a_folder_is_counted_and_loops_end(tmp_path):
     }
 
 
-def test_prose_has_no_columns_to_fill_a_template_from(tmp_path):
-    write(tmp_path, "README.md", "A data set.")
+def test_prose_has_no_columns_to_fill_a_template_from(tmp_path, capsys):
+    write(tmp_path, "notes.md", "A data set.")
     with pytest.raises(UserError, match=r"holds no text; .*files without columns: 1"):
         read(tmp_path, "text", "{en}")
     write(tmp_path, "a.jsonl", '{"en": "A heart."}')
     documents = corpus(tmp_path, "text", "{en}")
     assert [document.text for document in documents] == ["A heart."]
     assert documents.dropped["files without columns"] == 1
+    assert f"{tmp_path}/notes.md: not read, since it has no columns" in capsys.readouterr().err
 
 
 def test_documents_come_as_they_are_read(tmp_path):
