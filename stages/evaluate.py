@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
+from minigpts.evaluation.params import EvaluateParams
 from minigpts.model import checkpoint
 
-
-@dataclass(frozen=True)
-class Params:
-    """The ``evaluate`` section of params.yaml."""
-
-    sequence_length: int  # longer documents are scored in windows of this many tokens
-
-    def __post_init__(self) -> None:
-        params.require(self.sequence_length >= 1, "evaluate.sequence_length must be ≥ 1", self.sequence_length)
+Params = EvaluateParams  # the evaluate section
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,21 +6,15 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
+from minigpts.evaluation.params import EvaluateParams
 from minigpts.training import recipe, resuming
 
 Params = recipe.Recipe  # the finetune section
-
-
-@dataclass(frozen=True)
-class EvaluateParams:
-    """The ``evaluate`` section: the parent was scored with it, so the child is."""
-
-    sequence_length: int  # longer documents are scored in windows of this many tokens
 
 
 def main(argv: Sequence[str] | None = None) -> None:

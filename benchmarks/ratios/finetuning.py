@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from benchmarks.table import Row
 from minigpts import artifacts
 from minigpts.model import checkpoint, packing
-from minigpts.model.loss import IGNORED
+from minigpts.model.packing import IGNORED
 from minigpts.params import Runtime
 from minigpts.training.data import PackedSequences, collate, draw_sequences
 from minigpts.training.recipe import Recipe

@@ -1,8 +1,8 @@
 """How well a model predicts text: summed log-likelihood per byte, which compares across vocabularies.
 
 Every document is scored on its own and every one of its tokens counts, as lm-evaluation-harness's
-``loglikelihood_rolling`` does it: behind the token that leads a text of this model, and a document longer than a window is cut
-into disjoint windows that each see the one token before them.
+``loglikelihood_rolling`` does it: behind the BOS token of this model, and a document longer than a window is cut into disjoint
+windows that each see the one token before them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from tqdm import tqdm
 
 from minigpts.errors import UserError
 from minigpts.model import packing
-from minigpts.model.families import spec_for
+from minigpts.model.forward import last_hidden_states, log_likelihoods
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
-MAX_LOGITS = 2**24  # logits held at once (64 MiB in fp32): rows of the lm_head's product are taken in chunks of this
-
-MAX_PADDING = 64  # padding tokens in one batch: about what they cost, one more forward costs in reading the weights
+# Padding tokens in one batch. On a CPU a forward more costs about what 64 of them do, in reading the weights (measured on two
+# cores with 135M parameters). A GPU computes a batch in little more time than it takes to launch it, so there batches are
+# filled, and padding may take a quarter of one.
+CPU_PADDING = 64
+GPU_PADDING_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class LanguageModelingResult:
 
     nats: float
     bytes: int  # UTF-8
-    tokens: int  # of the scoring model's own tokenizer; the leading one doesn't count
+    tokens: int  # of the scoring model's own tokenizer; BOS tokens don't count
 
     @property
     def bits_per_byte(self) -> float:
@@ -53,7 +55,7 @@ def score(
     batch_tokens: int,
     progress: str | None = None,
 ) -> LanguageModelingResult:
-    """Sum the negative log-likelihood of ``texts``, each predicted from the leading token on.
+    """Sum the negative log-likelihood of ``texts``, each predicted from the BOS token on.
 
     ``sequence_length`` is the most tokens the model sees at once (never more than its own limit), ``batch_tokens`` about
     how many one forward takes (it changes memory and speed, not the result), ``progress`` the title of a progress bar.
@@ -62,13 +64,13 @@ def score(
     size = sum(len(text.encode()) for text in texts)
     if size == 0:
         raise UserError("there is no text to score; check the data set's splits")
-    lead = np.array([packing.boundaries(tokenizer, model.config).lead])
+    bos = np.array([packing.boundaries(tokenizer, model.config).bos])
     documents = packing.encode(tokenizer, texts)
     longest = min(sequence_length, model.config.max_position_embeddings)
-    windows = [window for ids in documents for window in _windows(np.concatenate([lead, ids]), longest)]
+    windows = [window for ids in documents for window in _windows(np.concatenate([bos, ids]), longest)]
     nats = np.zeros(len(windows))
     with tqdm(total=sum(map(len, documents)), desc=progress, unit="token", disable=progress is None) as bar:
-        for batch in batches([len(window) - 1 for window in windows], batch_tokens):
+        for batch in batches([len(window) - 1 for window in windows], batch_tokens, max_padding(model.device, batch_tokens)):
             nats[batch] = _negative_log_likelihoods(model, [windows[index] for index in batch])
             bar.update(sum(len(windows[index]) - 1 for index in batch))
     # Summed in the documents' order, exactly: neither batching nor sorting shows.
@@ -76,19 +78,27 @@ def score(
 
 
 def _windows(ids: np.ndarray, sequence_length: int) -> Iterator[np.ndarray]:
-    """Cut ``lead + document`` so that every token but the leading one is predicted once, by ≤ ``sequence_length`` inputs."""
+    """Cut ``bos document`` so that every token but the BOS token is predicted once, by ≤ ``sequence_length`` inputs."""
     for start in range(0, len(ids) - 1, sequence_length):
         yield ids[start : start + sequence_length + 1]
 
 
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first (so memory peaks at once), each ≤ ``batch_tokens`` when padded."""
+def max_padding(device: torch.device, batch_tokens: int) -> int:
+    """How many tokens of a batch may be padding on a device: it decides how many forwards there are, not what they give."""
+    return CPU_PADDING if device.type == "cpu" else round(GPU_PADDING_SHARE * batch_tokens)
+
+
+def batches(lengths: Sequence[int], batch_tokens: int, max_padding: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first (so memory peaks at once).
+
+    Each has ≤ ``batch_tokens`` tokens when padded, unless one text alone has more, and ≤ ``max_padding`` of them are padding.
+    """
     batch: list[int] = []
     padding = 0
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         longest = lengths[batch[0]] if batch else lengths[index]
         padding += longest - lengths[index]
-        if batch and ((len(batch) + 1) * longest > batch_tokens or padding > MAX_PADDING):
+        if batch and ((len(batch) + 1) * longest > batch_tokens or padding > max_padding):
             yield batch
             batch, padding = [], 0
         batch.append(index)
@@ -105,26 +115,7 @@ def _negative_log_likelihoods(model: PreTrainedModel, windows: Sequence[np.ndarr
     for row, window in enumerate(windows):
         inputs[row, : lengths[row]] = torch.from_numpy(window[:-1])
         real[row, : lengths[row]] = True
-    spec = spec_for(model.config.model_type)
-    decoder = model.get_submodule(spec.decoder)
-    hidden = decoder(input_ids=inputs.to(model.device), use_cache=False).last_hidden_state  # (windows, tokens, hidden_size)
+    hidden = last_hidden_states(model, inputs.to(model.device))  # (windows, tokens, hidden_size)
     targets = torch.from_numpy(np.concatenate([window[1:] for window in windows]))
     nats = -log_likelihoods(model, hidden[real.to(model.device)], targets)
     return np.add.reduceat(nats, np.cumsum([0, *lengths[:-1]]))
-
-
-def log_likelihoods(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    """ln p of ``targets`` (tokens,) given last hidden states (tokens, hidden_size); float64 of shape (tokens,).
-
-    The softmax is taken in fp32, and of the logits (tokens, vocab_size) only a chunk of rows exists at a time.
-    """
-    spec = spec_for(model.config.model_type)
-    lm_head, cap = model.get_submodule(spec.lm_head), spec.logit_softcap(model.config)
-    rows = max(MAX_LOGITS // model.config.vocab_size, 1)
-    losses = []
-    for states, ids in zip(hidden.split(rows), targets.to(hidden.device).split(rows), strict=True):
-        logits = lm_head(states).float()
-        if cap is not None:
-            logits = cap * torch.tanh(logits / cap)
-        losses.append(torch.nn.functional.cross_entropy(logits, ids, reduction="none"))
-    return -torch.cat(losses).double().cpu().numpy()

@@ -3,6 +3,13 @@
 The model is shown ``Question: …\\nAnswer:`` and picks the choice it finds likeliest. A question's choices share the prompt
 and often their first words, so every question is one token tree: each shared prefix is computed once, every token attends
 to its own ancestors only, and the result is what scoring each choice by itself would give.
+
+Where a token spans the prompt's end (": C" is one token), the harness, which cuts the whole's tokens at the number of the
+prompt's, would score a choice on too few tokens, or refuse it for having none. Here all choices of such a question are scored
+from the last token boundary that the prompt and all of them share. What is summed is then ln p(end of the prompt, choice |
+what is before), which differs from ln p(choice | prompt) by one term common to all choices, so the comparison is that of the
+choices' own likelihoods. That term is ln p(end of the prompt | what is before): near 0, as a model that was shown the question
+and ``Answer`` expects the ``:``. Wherever the prompt's tokens begin the whole's, both cuts are the same.
 """
 
 from __future__ import annotations
@@ -11,14 +18,16 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from minigpts.evaluation.language_modeling import batches, log_likelihoods
-from minigpts.model.families import spec_for
+from minigpts.evaluation.language_modeling import batches, max_padding
+from minigpts.model import packing
+from minigpts.model.forward import attention_mask, last_hidden_states, log_likelihoods
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -47,14 +56,16 @@ def score(
 ) -> list[np.ndarray]:
     """ln p of each choice given its question: an array of shape (choices,) per question, summed over the choice's tokens.
 
-    A question is ``{"question": str, "choices": [str, …]}``. ``batch_tokens`` is about how many tokens one forward takes
-    (it changes memory and speed, not the result), ``progress`` the title of a progress bar.
+    A question is ``{"question": str, "choices": [str, …]}``. A choice that the tokenizer has no token for gets −∞, so that
+    nothing is not the likeliest of all. ``batch_tokens`` is about how many tokens one forward takes (it changes memory and
+    speed, not the result), ``progress`` the title of a progress bar.
     """
     longest = model.config.max_position_embeddings
-    trees = [_tree(_encode(tokenizer, question), longest) for question in questions]
+    bos = packing.boundaries(tokenizer, model.config).bos
+    trees = [_tree(_encode(tokenizer, question), bos, longest) for question in questions]
     scores: list[np.ndarray] = [np.empty(0)] * len(trees)
     with tqdm(total=len(trees), desc=progress, unit="question", disable=progress is None) as bar:
-        for batch in batches([len(tree.tokens) for tree in trees], batch_tokens):
+        for batch in batches([len(tree.tokens) for tree in trees], batch_tokens, max_padding(model.device, batch_tokens)):
             for index, result in zip(batch, _score_trees(model, [trees[index] for index in batch]), strict=True):
                 scores[index] = result
             bar.update(len(batch))
@@ -85,22 +96,29 @@ def _standard_error(values: Sequence[float]) -> float:
 
 
 def _encode(tokenizer: Tokenizer, question: Mapping[str, Any]) -> list[tuple[list[int], list[int]]]:
-    """(context ids, continuation ids) of each choice; like the harness, with the special tokens the tokenizer itself adds.
+    """(context ids, continuation ids) of each choice, cut where the tokens of prompt and choices part (see the module).
 
-    The whole is encoded and split at the context's length: how the boundary is tokenized depends on both sides.
+    The whole is encoded and then cut: how the boundary is tokenized depends on both sides. Of the special tokens that the
+    tokenizer adds, those before the text are kept. Only a choice without a token of its own has no continuation.
     """
-    context = f"Question: {question['question']}\nAnswer:"
-    start, *wholes = tokenizer.encode_batch_fast([context, *(f"{context} {choice}" for choice in question["choices"])])
-    return [(start.ids, whole.ids[len(start.ids) :]) for whole in wholes]
+    prompt = f"Question: {question['question']}\nAnswer:"
+    texts = [prompt, *(f"{prompt} {choice}" for choice in question["choices"])]
+    start, *wholes = (encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    shared = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(start, *wholes, strict=False)))
+    context = [*packing.tokens_before(tokenizer), *start[:shared]]
+    return [(context, [] if whole == start else whole[shared:]) for whole in wholes]
 
 
-def _tree(pairs: Sequence[tuple[list[int], list[int]]], longest: int) -> _Tree:
-    """Merge the (context, continuation) pairs of a question; inputs beyond ``longest`` tokens are cut from the left."""
+def _tree(pairs: Sequence[tuple[list[int], list[int]]], bos: int, longest: int) -> _Tree:
+    """Merge the (context, continuation) pairs of a question; inputs beyond ``longest`` tokens are cut from the left.
+
+    An empty context is a ``bos``, as in the harness: something has to predict the first token.
+    """
     nodes: dict[tuple[int, int], int] = {}  # (parent, token) -> node
     predicting, targets = [], []
     for context, continuation in pairs:
         path, node = [], -1
-        for token in (context + continuation)[-(longest + 1) : -1]:
+        for token in ((context or [bos]) + continuation)[-(longest + 1) : -1]:
             node = nodes.setdefault((node, token), len(nodes))
             path.append(node)
         scored = min(len(continuation), len(path))
@@ -133,37 +151,10 @@ def _score_trees(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndar
         size = len(tree.tokens)
         inputs[row, :size], positions[row, :size], visible[row, 0, :size, :size] = tree.tokens, tree.positions, _visible(tree)
     ids, places, seen = (torch.from_numpy(array).to(model.device) for array in (inputs, positions, visible))
-    hidden = model.get_submodule(spec_for(model.config.model_type).decoder)(
-        input_ids=ids,
-        position_ids=places,
-        attention_mask=attention_mask(model, seen, places),
-        use_cache=False,
-    ).last_hidden_state.flatten(0, 1)  # (questions × nodes, hidden_size)
+    mask = attention_mask(model, seen, places)
+    hidden = last_hidden_states(model, ids, position_ids=places, attention_mask=mask).flatten(0, 1)  # (questions × nodes, …)
     used = np.concatenate([row * width + nodes for row, tree in enumerate(trees) for nodes in tree.predicting])
     targets = np.concatenate([ids for tree in trees for ids in tree.targets])
     values = log_likelihoods(model, hidden[torch.from_numpy(used).to(hidden.device)], torch.from_numpy(targets))
     pieces = iter(np.split(values, np.cumsum([len(ids) for tree in trees for ids in tree.targets])[:-1]))
-    return [np.array([next(pieces).sum() for _ in tree.targets]) for tree in trees]
-
-
-def attention_mask(
-    model: PreTrainedModel, visible: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor | dict[str, torch.Tensor]:
-    """What every layer, or every type of layer, adds to its attention scores, so that each token attends to what it may.
-
-    ``visible`` is bool (rows, 1, from, to), ``positions`` (rows, tokens). transformers takes a mask of four axes as it
-    is, without its sliding window, so the window is cut here: a token sees itself and the ``sliding_window`` − 1 before it.
-    """
-
-    def additive(seen: torch.Tensor) -> torch.Tensor:
-        # Every attention implementation takes it so; and finite, since padding attends to nothing at all.
-        return torch.where(seen, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
-
-    window = getattr(model.config, "sliding_window", None)
-    distances = positions[:, None, :, None] - positions[:, None, None, :]
-    full = additive(visible)
-    windowed = full if window is None else additive(visible & (distances < window))
-    # A decoder with layers of several types takes a mask for each.
-    if "layer_types" in spec_for(model.config.model_type).layer_lists:
-        return {"full_attention": full, "sliding_attention": windowed}
-    return windowed
+    return [np.array([next(pieces).sum() if len(ids) else -math.inf for ids in tree.targets]) for tree in trees]

@@ -15,31 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import linear, log_softmax, softmax
+from torch.nn.functional import log_softmax, softmax
 from transformers import PreTrainedModel
 
 from minigpts.model.families import spec_for
-
-IGNORED = -100  # the label of a token that is no target
-SLICE_ELEMENTS = 2**24  # logits alive at a time: 64 MiB in fp32; smaller slices make slower matrix products
-
-
-@dataclass(frozen=True)
-class Head:
-    """What makes logits of hidden states: hidden · weightᵀ + bias, capped to c·tanh(logits / c) or not."""
-
-    weight: torch.Tensor  # (vocab_size, hidden_size)
-    bias: torch.Tensor | None  # (vocab_size,)
-    cap: float | None
-
-    def logits(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """fp32 logits (rows, vocab_size) and, where they are capped, their slope with respect to the uncapped ones."""
-        logits = linear(hidden, self.weight, self.bias).float()
-        if self.cap is None:
-            return logits, None
-        shares = logits.div_(self.cap).tanh_()
-        slope = 1 - shares.square()
-        return shares.mul_(self.cap), slope
+from minigpts.model.forward import Head, head_of
+from minigpts.model.packing import IGNORED
 
 
 @dataclass(frozen=True)
@@ -74,20 +55,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        slices = max(-(-hidden.shape[0] * weight.shape[0] // SLICE_ELEMENTS), 1)  # of equal size, about
         states = hidden.new_empty(len(hidden), 0) if soft is None else soft.hidden
         own = 1.0 if soft is None else 1 - soft.share
         head = Head(weight, bias, cap)
-        for part, label, state, out in zip(
-            *(tensor.tensor_split(slices) for tensor in (hidden, labels, states, of_hidden)), strict=True
-        ):
-            logits, slope = head.logits(part)
+        for part, label, state, out in head.slices(hidden, labels, states, of_hidden):
+            logits = head.logits(part)
+            slope = head.slope(logits)
             log_p = log_softmax(logits, dim=-1)
             label = label[:, None]
             total -= own * log_p.gather(1, label).sum()
             wanted = None
             if soft is not None:
-                wanted = softmax(soft.head.logits(state)[0], dim=-1).mul_(soft.share)  # (rows, vocab_size)
+                wanted = softmax(soft.head.logits(state), dim=-1).mul_(soft.share)  # (rows, vocab_size)
                 total -= torch.dot(wanted.flatten(), log_p.flatten())
             gradient = log_p.exp_().scatter_add_(1, label, log_p.new_full(label.shape, -own))
             if wanted is not None:
@@ -114,12 +93,6 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
         total += left @ right
     else:
         total.addmm_(left, right)
-
-
-def head_of(model: PreTrainedModel) -> Head:
-    """The model's own head; a tied one shares the embedding's weight."""
-    head, spec = model.get_output_embeddings(), spec_for(model.config.model_type)
-    return Head(head.weight, getattr(head, "bias", None), spec.logit_softcap(model.config))
 
 
 @contextmanager

@@ -1,8 +1,11 @@
-"""From documents to equal sequences of token ids, without padding.
+"""From documents to rows of equally many token ids, in two ways, and the tokens that stand around a document.
 
-Documents are laid end to end, each between the token that leads it and the one that ends it, and the stream is cut every
-``sequence_length`` tokens (packing as GPT pre-training does it). The token that leads a packed document leads a scored one,
-so a model is tuned on the very context it is measured with.
+* :func:`pack_stream` lays documents end to end and cuts the stream, so every token of a row is a document's. Profiling and
+  the refit of a pruned model use it: they need activations of text, not the documents' ends (GPT pre-training packs so).
+* :func:`pack_documents` lays whole documents into rows, each row padded a little at its end. Fine-tuning uses it, with
+  :func:`minigpts.model.forward.document_mask`, so that a model is tuned on the very context it is scored with.
+
+The BOS token of a packed document is the one that stands before a scored one. No torch here.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 BATCH_TEXTS = 256  # encoded at a time: enough to keep every thread busy, little enough to stop early
+IGNORED = -100  # the label of a token that is no target
 
 
 @dataclass(frozen=True)
 class Boundaries:
     """The token ids that stand around a document."""
 
-    lead: int  # what the model expects before a text
+    bos: int  # what the model expects before a text
     end: int  # what it says when a text is over
 
 
@@ -42,24 +46,63 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     return list(encode_lazily(tokenizer, texts))
 
 
+# What stands around a text
+
+
+def tokens_before(tokenizer: Tokenizer) -> list[int]:
+    """The ids that the tokenizer's post-processor puts before a text, in order; none where it puts none there.
+
+    What it puts behind a text (Roberta's ``</s>``, a template's end of text, ``add_eos_token``) is left out: a model that is
+    asked how a text goes on must not be told that the text is over.
+    """
+    encoding = tokenizer.encode("a")  # an empty text would not say which tokens are before it and which behind
+    return encoding.ids[: [*encoding.special_tokens_mask, 0].index(0)]
+
+
+def boundaries(tokenizer: Tokenizer, config: PreTrainedConfig) -> Boundaries:
+    """The ids around a document: before it what the tokenizer itself puts first, after it the config's end of text.
+
+    A tokenizer that puts nothing before a text leaves it to the text before to end: such a model was trained on text behind its
+    end of text. A config without one ends with its beginning of text. Raises UserError when it names neither.
+    """
+    named = (getattr(config, name, None) for name in ("eos_token_id", "bos_token_id"))
+    firsts = (value[0] if isinstance(value, list | tuple) and value else value for value in named)
+    end = next((int(value) for value in firsts if isinstance(value, int)), None)  # id 0 is a valid token
+    if end is None:
+        raise UserError("config.json: needs an eos_token_id or a bos_token_id, to separate documents with")
+    return Boundaries(bos=next(iter(tokens_before(tokenizer)), end), end=end)
+
+
+def require_positions(config: PreTrainedConfig, sequence_length: int, name: str) -> None:
+    """Raise a UserError, naming the parameter, when sequences are longer than what the model was made for."""
+    limit = config.max_position_embeddings
+    if sequence_length > limit:
+        raise UserError(f"params.yaml: {name} must be at most {limit}, the model's max_position_embeddings, got {sequence_length}")
+
+
+# A stream, cut: for profiling and the refit
+
+
 def pack_texts(
     tokenizer: Tokenizer, config: PreTrainedConfig, texts: Sequence[str], sequence_length: int, max_tokens: int | None = None
 ) -> np.ndarray:
-    """The texts as :func:`pack` packs them, within the model's own boundaries; encodes no more of them than that takes."""
-    return pack(encode_lazily(tokenizer, texts), boundaries(tokenizer, config), sequence_length, max_tokens)
+    """The texts as :func:`pack_stream` packs them, within the model's own boundaries; encodes no more of them than that takes."""
+    return pack_stream(encode_lazily(tokenizer, texts), boundaries(tokenizer, config), sequence_length, max_tokens)
 
 
-def pack(documents: Iterable[np.ndarray], around: Boundaries, sequence_length: int, max_tokens: int | None = None) -> np.ndarray:
-    """Cut the stream ``lead doc end lead doc end`` into int64 of shape (num_sequences, sequence_length).
+def pack_stream(
+    documents: Iterable[np.ndarray], around: Boundaries, sequence_length: int, max_tokens: int | None = None
+) -> np.ndarray:
+    """Cut the stream ``bos doc end bos doc end`` into int64 of shape (num_sequences, sequence_length).
 
     Where one token is both, it stands once between two documents. The incomplete last piece is dropped. With ``max_tokens``, at
     most that many tokens are packed (but one sequence at least) and no more documents are drawn than that takes, so a lazy
     iterable is never encoded to its end. Raises UserError when the documents don't fill one sequence.
     """
     limit = None if max_tokens is None else max(max_tokens // sequence_length, 1) * sequence_length
-    lead = np.array([around.lead], dtype=np.int64)
-    between = lead if around.lead == around.end else np.array([around.end, around.lead], dtype=np.int64)
-    pieces = [lead]
+    bos = np.array([around.bos], dtype=np.int64)
+    between = bos if around.bos == around.end else np.array([around.end, around.bos], dtype=np.int64)
+    pieces = [bos]
     total = 1
     for document in documents:
         pieces += [document, between]
@@ -75,23 +118,42 @@ def pack(documents: Iterable[np.ndarray], around: Boundaries, sequence_length: i
     return np.concatenate(pieces)[: rows * sequence_length].reshape(rows, sequence_length)
 
 
-def require_positions(config: PreTrainedConfig, sequence_length: int, name: str) -> None:
-    """Raise a UserError, naming the parameter, when sequences are longer than what the model was made for."""
-    limit = config.max_position_embeddings
-    if sequence_length > limit:
-        raise UserError(f"params.yaml: {name} must be at most {limit}, the model's max_position_embeddings, got {sequence_length}")
+# Whole documents in rows: for fine-tuning
 
 
-def boundaries(tokenizer: Tokenizer, config: PreTrainedConfig) -> Boundaries:
-    """The ids around a document: before it what the tokenizer itself puts first, after it the config's end of text.
+def cut_document(ids: np.ndarray, around: Boundaries, sequence_length: int) -> Iterator[np.ndarray]:
+    """``bos ids end`` as it is, or cut so that every token is once predicted by those before it in its piece, if too long."""
+    whole = np.concatenate([[around.bos], ids, [around.end]])
+    for start in range(0, len(whole) - 1, sequence_length - 1):
+        yield whole[start : start + sequence_length]
 
-    A tokenizer that adds nothing leaves it to the text before to end: such a model was trained on text behind its end of text.
-    A config without one ends with its beginning of text. Raises UserError when it names neither.
+
+def pack_documents(pieces: Sequence[np.ndarray], sequence_length: int) -> np.ndarray:
+    """Lay pieces into rows, longest first, each where it leaves the least room: ids and labels, (rows, 2, sequence_length).
+
+    Best-fit packing without truncation, arXiv 2404.10830: there is next to no padding, which fills half of the usual batches of
+    one document a row. The label of a piece's first token, and of padding, is ``IGNORED``.
     """
-    named = (getattr(config, name, None) for name in ("eos_token_id", "bos_token_id"))
-    firsts = (value[0] if isinstance(value, list | tuple) and value else value for value in named)
-    end = next((int(value) for value in firsts if isinstance(value, int)), None)  # id 0 is a valid token
-    if end is None:
-        raise UserError("config.json: needs an eos_token_id or a bos_token_id, to separate documents with")
-    added = tokenizer.encode("").ids
-    return Boundaries(lead=added[0] if added else end, end=end)
+    members: list[list[int]] = []  # of each row
+    with_room: list[list[int]] = [[] for _ in range(sequence_length + 1)]  # rows by the tokens that still fit
+    for index in sorted(range(len(pieces)), key=lambda index: -len(pieces[index])):
+        length = len(pieces[index])
+        room = next((room for room in range(length, sequence_length) if with_room[room]), sequence_length)
+        if room == sequence_length:
+            members.append([])
+            with_room[room].append(len(members) - 1)
+        row = with_room[room].pop()
+        members[row].append(index)
+        with_room[room - length].append(row)
+    return np.stack([_row([pieces[index] for index in row], sequence_length) for row in members])
+
+
+def _row(pieces: Sequence[np.ndarray], sequence_length: int) -> np.ndarray:
+    """Ids and labels of one row, (2, sequence_length). The room left is padded with a token it has: any will do."""
+    ids, labels = np.full(sequence_length, pieces[0][0]), np.full(sequence_length, IGNORED)
+    start = 0
+    for piece in pieces:
+        ids[start : start + len(piece)] = piece
+        labels[start + 1 : start + len(piece)] = piece[1:]
+        start += len(piece)
+    return np.stack([ids, labels])

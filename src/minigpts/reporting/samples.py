@@ -8,12 +8,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minigpts.errors import UserError
-from minigpts.model import checkpoint
+from minigpts.model import checkpoint, packing
 
 
 def continuations(directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
     """The text a checkpoint adds to each prompt, up to its end-of-text token or ``max_new_tokens``.
 
+    Of the special tokens that the tokenizer adds, those before the prompt are kept: behind an end token nothing goes on.
     Raises UserError for a prompt that, with its continuation, doesn't fit the model's positions.
     """
     if not prompts:
@@ -22,10 +23,12 @@ def continuations(directory: Path, prompts: Sequence[str], max_new_tokens: int) 
 
     model = checkpoint.load_model(directory, torch.float32)
     tokenizer = checkpoint.load_tokenizer(directory)
+    fast = checkpoint.load_fast_tokenizer(directory)
+    before = packing.tokens_before(fast)
     limit = getattr(model.config, "max_position_embeddings", None)
     texts = []
     for prompt in tqdm(prompts, desc=f"samples of {directory.name}", unit="prompt"):
-        ids = tokenizer(prompt, return_tensors="pt").input_ids  # (1, prompt tokens)
+        ids = torch.tensor([[*before, *fast.encode(prompt, add_special_tokens=False).ids]])  # (1, prompt tokens)
         length = ids.shape[1]
         if limit is not None and length + max_new_tokens > limit:
             raise UserError(
@@ -42,5 +45,7 @@ def continuations(directory: Path, prompts: Sequence[str], max_new_tokens: int) 
                 repetition_penalty=1.0,
                 pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,  # one sequence: never used
             )
-        texts.append(tokenizer.decode(output[0, length:], skip_special_tokens=True))
+        # Decoded behind the prompt: by itself, SentencePiece's decoder would drop the space that the continuation begins with.
+        shown, whole = (tokenizer.decode(tokens, skip_special_tokens=True) for tokens in (ids[0], output[0]))
+        texts.append(whole.removeprefix(shown))
     return texts

@@ -12,7 +12,8 @@ from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
-from minigpts.model.loss import Head, SoftTargets, head_of
+from minigpts.model.forward import Head, head_of
+from minigpts.model.loss import SoftTargets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

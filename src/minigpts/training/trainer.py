@@ -27,10 +27,11 @@ from transformers.utils import logging
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
+from minigpts.model.forward import document_mask
 from minigpts.model.loss import fused_loss
 from minigpts.params import Runtime
 from minigpts.training import lora, resuming
-from minigpts.training.data import PackedSequences, alone, collate
+from minigpts.training.data import PackedSequences, collate
 from minigpts.training.distillation import Teacher
 from minigpts.training.recipe import Evaluation, Parent, Recipe, best, stop_reason
 
@@ -175,7 +176,7 @@ class FusedTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, by another way."""
-        layout, soft = alone(self.model, inputs["labels"]), None
+        layout, soft = document_mask(self.model, inputs["labels"]), None
         if self.teacher is not None:
             with self.accelerator.autocast():
                 soft = self.teacher.soft_targets(inputs["input_ids"], layout)

@@ -1,16 +1,18 @@
 """Scores agree with the plain definition, one document at a time, whatever the family."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import processors
+from tokenizers import Tokenizer, processors
 
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
-from minigpts.model import checkpoint
+from minigpts.model import checkpoint, forward
 from tests import tiny
+from tests.unit.post_processors import POST_PROCESSORS
 
 TEXTS = [*tiny.sentences(14), "", "é – ✓", " ".join(tiny.sentences(9, seed=1))]
 
@@ -52,7 +54,7 @@ def test_score_is_the_sum_over_documents_each_on_its_own(parts):
 def test_batch_size_and_chunks_of_logits_do_not_show(parts, batch_tokens, monkeypatch):
     model, tokenizer = parts
     expected = language_modeling.score(model, tokenizer, TEXTS, sequence_length=64, batch_tokens=500).nats
-    monkeypatch.setattr(language_modeling, "MAX_LOGITS", 7 * model.config.vocab_size)
+    monkeypatch.setattr(forward, "SLICE_ELEMENTS", 7 * model.config.vocab_size)
     got = language_modeling.score(model, tokenizer, TEXTS, sequence_length=64, batch_tokens=batch_tokens).nats
     assert got == pytest.approx(expected, rel=1e-6)
 
@@ -74,10 +76,56 @@ def test_windows_stay_within_the_models_own_limit(parts):
 
 def test_batches_take_every_window_once_within_the_budget():
     lengths = [5, 90, 5, 31, 30, 29, 200]
-    batches = list(language_modeling.batches(lengths, 100))
+    batches = list(language_modeling.batches(lengths, 100, 64))
     assert sorted(index for batch in batches for index in batch) == list(range(7))
     assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 100 for batch in batches)
     assert [index for batch in batches for index in batch] == list(np.argsort([-n for n in lengths], kind="stable"))
+
+
+@pytest.mark.parametrize("limit", [0, 7, 64, 1000])
+def test_batches_are_padded_no_more_than_they_may_be(limit):
+    lengths = [5, 90, 5, 31, 30, 29, 200, 12, 12, 3]
+    batches = list(language_modeling.batches(lengths, 400, limit))
+    padding = [sum(lengths[batch[0]] - lengths[index] for index in batch) for batch in batches]
+    assert max(padding) <= limit and sorted(index for batch in batches for index in batch) == list(range(10))
+    for batch, following in pairwise(batches):  # and none ends before it must
+        longest = lengths[batch[0]]
+        more = sum(longest - lengths[index] for index in [*batch, following[0]])
+        assert more > limit or (len(batch) + 1) * longest > 400
+
+
+def test_a_gpu_gets_fuller_batches_than_a_cpu():
+    lengths = list(range(1, 1000))
+    counts = {}
+    for device in ("cpu", "cuda"):
+        limit = language_modeling.max_padding(torch.device(device), 8192)
+        counts[device] = len(list(language_modeling.batches(lengths, 8192, limit)))
+    fewest = sum(lengths) / 8192
+    assert counts["cuda"] < 1.2 * fewest < 1.5 * fewest < counts["cpu"]
+
+
+@pytest.mark.parametrize("name", POST_PROCESSORS)
+def test_what_a_tokenizer_puts_behind_a_text_is_not_scored(parts, name):
+    model, _ = parts
+    processor, before = POST_PROCESSORS[name]
+    tokenizer = Tokenizer.from_str(parts[1].to_str())
+    tokenizer.post_processor = processor or processors.ByteLevel()
+    bos = before[0] if before else model.config.eos_token_id
+    expected = 0.0
+    for text in TEXTS[:4]:
+        ids = torch.tensor([[bos, *tokenizer.encode(text, add_special_tokens=False).ids]])
+        with torch.inference_mode():
+            logits = model(ids[:, :-1]).logits.double().log_softmax(-1)
+        expected -= logits.gather(-1, ids[:, 1:, None]).sum().item()
+    result = language_modeling.score(model, tokenizer, TEXTS[:4], sequence_length=200, batch_tokens=500)
+    assert result.nats == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_corpus_is_added_up_exactly(parts):
+    model, tokenizer = parts
+    one = language_modeling.score(model, tokenizer, TEXTS[:1], sequence_length=64, batch_tokens=1).nats
+    many = language_modeling.score(model, tokenizer, TEXTS[:1] * 60, sequence_length=64, batch_tokens=1).nats
+    assert many == pytest.approx(60 * one, rel=1e-14)  # sums in fp32 end some 1e-7 apart
 
 
 @pytest.mark.parametrize("texts", [[], ["", ""]])

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from minigpts.model import checkpoint, loss
+from minigpts.model import checkpoint, forward, loss
+from minigpts.model.packing import IGNORED
 from tests import tiny
 
 
 def _gradients(model, ids):
     model.zero_grad()
-    labels = torch.where(ids % 3 == 0, loss.IGNORED, ids)
+    labels = torch.where(ids % 3 == 0, IGNORED, ids)
     value = model(input_ids=ids, labels=labels, num_items_in_batch=torch.tensor(2.0 * ids.numel())).loss
     (3 * value).backward()
     return value.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -41,7 +42,7 @@ def assert_same(value, gradients, expected, expected_gradients, tolerance):
 def test_tied_or_not_in_slices_of_any_size(tmp_path, monkeypatch, family, tied, rows):
     folder = tiny.write_checkpoint(tmp_path / "model", family, tie_word_embeddings=tied)
     model = checkpoint.load_model(folder, torch.float32)
-    monkeypatch.setattr(loss, "SLICE_ELEMENTS", rows * model.config.vocab_size)
+    monkeypatch.setattr(forward, "SLICE_ELEMENTS", rows * model.config.vocab_size)
     assert_loss_is_stock(model, 1e-4)
 
 
@@ -64,7 +65,7 @@ def test_frozen_heads_get_no_gradient(tmp_path):
     model.get_output_embeddings().weight.requires_grad_(False)
     model.zero_grad()
     with loss.fused_loss(model):
-        labels = torch.where(ids % 3 == 0, loss.IGNORED, ids)
+        labels = torch.where(ids % 3 == 0, IGNORED, ids)
         (3 * model(input_ids=ids, labels=labels, num_items_in_batch=torch.tensor(2.0 * ids.numel())).loss).backward()
     assert model.get_output_embeddings().weight.grad is None
     name = "model.layers.0.mlp.down_proj.weight"

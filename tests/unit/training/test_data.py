@@ -1,6 +1,5 @@
 """Documents are drawn in seeded order, no more than the budget takes, and share rows without seeing one another."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,43 +10,15 @@ from tokenizers import processors
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
 from minigpts.model import checkpoint, packing
-from minigpts.model.loss import IGNORED, fused_loss
-from minigpts.model.packing import Boundaries
+from minigpts.model.forward import document_mask
+from minigpts.model.loss import fused_loss
+from minigpts.model.packing import IGNORED, Boundaries
 from minigpts.training import data
 from tests import tiny
+from tests.unit.model.test_packing import documents_in
 from tests.unit.training.test_trainer import RECIPE
 
-AROUND = Boundaries(lead=1, end=2)
-
-
-def _documents(rows):
-    """The documents in packed rows, as tuples of ids, whole; checks that labels are the ids after them."""
-    found = []
-    for ids, labels in rows:
-        starts = [*np.flatnonzero(labels == IGNORED), len(ids)]
-        for start, end in itertools.pairwise(starts):
-            assert (labels[start + 1 : end] == ids[start + 1 : end]).all()
-            if end - start > 1:
-                found.append(tuple(ids[start:end].tolist()))
-    return found
-
-
-def test_packing_keeps_every_document_whole_and_wastes_next_to_nothing():
-    generator = np.random.default_rng(0)
-    parts = [np.array([1, *generator.integers(3, 99, size=size), 2]) for size in generator.integers(1, 30, size=500)]
-    rows = data.pack(parts, 64)
-    assert sorted(_documents(rows)) == sorted(tuple(part.tolist()) for part in parts)
-    assert (rows[:, 1] != IGNORED).sum() == sum(len(part) - 1 for part in parts)
-    assert len(rows) <= -(-sum(map(len, parts)) // 64) + 1  # no packing needs fewer rows than that, less the one
-
-
-@pytest.mark.parametrize("size", [1, 13, 14, 15, 29, 100])
-def test_a_long_document_is_cut_so_that_every_token_is_a_target_once(size):
-    ids = np.arange(3, 3 + size)
-    cut = list(data.pieces(ids, AROUND, 16))
-    assert all(2 <= len(piece) <= 16 for piece in cut) and cut[0][0] == 1
-    assert np.concatenate([piece[1:] for piece in cut]).tolist() == [*ids, 2]
-    assert all(before[-1] == after[0] for before, after in itertools.pairwise(cut))
+AROUND = Boundaries(bos=1, end=2)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -60,7 +31,7 @@ def test_documents_in_a_row_are_scored_as_each_alone(tmp_path, family):
     batch = data.collate([torch.from_numpy(row) for row in rows])
     count = (batch["labels"] != IGNORED).sum()
     with fused_loss(model):
-        loss = model(**batch, **data.alone(model, batch["labels"])).loss * count
+        loss = model(**batch, **document_mask(model, batch["labels"])).loss * count
     expected = language_modeling.score(model, tokenizer, texts, sequence_length=100, batch_tokens=1).nats
     expected += _ends(model, tokenizer, texts)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
@@ -83,7 +54,7 @@ def test_a_small_budget_draws_from_everywhere_and_says_how_much(tmp_path):
     assert share == 1.0 and len(whole) * 200 > 4 * recipe.max_tokens
     some, share = data.draw_sequences(tokenizer, texts, AROUND, recipe)
     assert recipe.max_tokens <= len(some) * 200 <= 1.1 * recipe.max_tokens
-    assert set(_documents(some)) < set(_documents(whole))
+    assert set(documents_in(some)) < set(documents_in(whole))
     assert abs(share - len(some) / len(whole)) < 0.02
     again, _ = data.draw_sequences(tokenizer, texts, AROUND, recipe)
     other, _ = data.draw_sequences(tokenizer, texts, AROUND, replace(recipe, seed=1))
@@ -98,7 +69,7 @@ def test_general_text_has_its_share_of_the_rows(tmp_path, general):
     recipe = replace(RECIPE, sequence_length=64, general_share=0.25)
     rows, share = data.draw_sequences(tokenizer, tiny.sentences(300), AROUND, recipe, others)
     foreign = {(1, *ids, 2) for ids in packing.encode(tokenizer, others)}
-    blended = [any(document in foreign for document in _documents([row])) for row in rows]
+    blended = [any(document in foreign for document in documents_in([row])) for row in rows]
     assert sum(blended) == pytest.approx(0.25 * len(rows), abs=1) and 0 < share < 1
     assert len(rows) * 64 >= recipe.max_tokens * 0.95
     again, _ = data.draw_sequences(tokenizer, tiny.sentences(300), AROUND, recipe, others)

@@ -6,14 +6,15 @@ from torch.nn.functional import cross_entropy
 
 from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.model import checkpoint, loss
+from minigpts.model import checkpoint, forward, loss
+from minigpts.model.forward import document_mask
+from minigpts.model.packing import IGNORED
 from minigpts.training import distillation
-from minigpts.training.data import alone
 from tests import tiny
 from tests.unit.model.test_loss import assert_same
 
 IDS = torch.tensor([[2, 9, 4, 30, 11, 2, 7, 8], [2, 5, 2, 3, 3, 17, 40, 2]])
-LABELS = torch.where(IDS == 2, loss.IGNORED, IDS)
+LABELS = torch.where(IDS == 2, IGNORED, IDS)
 
 
 def _child_and_teacher(tmp_path, family, seed):
@@ -34,7 +35,7 @@ def _backward(model, value):
 
 
 def _fused(model, teacher):
-    layout = alone(model, LABELS)
+    layout = document_mask(model, LABELS)
     with loss.fused_loss(model, teacher.soft_targets(IDS, layout)):
         return _backward(model, model(input_ids=IDS, labels=LABELS, **layout).loss)
 
@@ -43,10 +44,10 @@ def _fused(model, teacher):
 @pytest.mark.parametrize("rows", [1, 3, 100])  # tokens in a slice: one, an odd share, all
 def test_loss_and_gradients_are_those_of_plain_autograd(tmp_path, monkeypatch, family, rows):
     child, teacher, parent, kept = _child_and_teacher(tmp_path, family, seed=1)
-    monkeypatch.setattr(loss, "SLICE_ELEMENTS", rows * child.config.vocab_size)
+    monkeypatch.setattr(forward, "SLICE_ELEMENTS", rows * child.config.vocab_size)
     value, gradients = _fused(child, teacher)
 
-    layout, counts = alone(child, LABELS), LABELS[:, 1:] != loss.IGNORED
+    layout, counts = document_mask(child, LABELS), LABELS[:, 1:] != IGNORED
     logits = child(input_ids=IDS, **layout).logits[:, :-1][counts]
     with torch.no_grad():
         wanted = parent(input_ids=kept[IDS], **layout).logits[:, :-1][counts][:, kept].softmax(-1)

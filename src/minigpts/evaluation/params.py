@@ -1,0 +1,18 @@
+"""The parameters of scoring, as the stages read them. No torch here: a wrong value is refused at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minigpts.params import require
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    """The ``evaluate`` section of params.yaml: fine-tuning's validation scores are made with it too, so that they compare."""
+
+    sequence_length: int  # longer documents are scored in windows of this many tokens
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.sequence_length >= 1, "evaluate.sequence_length must be ≥ 1", self.sequence_length)

@@ -1,0 +1,108 @@
+"""What a forward pass is asked for here: last hidden states, logits a slice at a time, log-likelihoods, and document masks.
+
+The loss (:mod:`minigpts.model.loss`) and every score of :mod:`minigpts.evaluation` are made of these. A language model's
+largest tensor is its logits, (tokens, vocab_size) in fp32, so they exist for one slice of tokens at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, linear
+from transformers import PreTrainedModel
+
+from minigpts.model.families import spec_for
+from minigpts.model.packing import IGNORED
+
+SLICE_ELEMENTS = 2**24  # logits alive at a time: 64 MiB in fp32; smaller slices make slower matrix products
+
+Layout = dict[str, torch.Tensor | dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What makes logits of hidden states: hidden · weightᵀ + bias, capped to c·tanh(logits / c) or not."""
+
+    weight: torch.Tensor  # (vocab_size, hidden_size)
+    bias: torch.Tensor | None  # (vocab_size,)
+    cap: float | None
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The logits of hidden states (rows, hidden_size): fp32 (rows, vocab_size)."""
+        logits = linear(hidden, self.weight, self.bias).float()
+        return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
+
+    def slope(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """The slope of capped ``logits`` with respect to the uncapped ones, of the same shape; None where nothing is capped."""
+        return None if self.cap is None else 1 - (logits / self.cap).square_()
+
+    def slices(self, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Views of the tensors (tokens, …), cut alike, each with as many tokens as may have logits at a time."""
+        rows = max(SLICE_ELEMENTS // self.weight.shape[0], 1)
+        return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The model's own head; a tied one shares the embedding's weight."""
+    head, spec = model.get_output_embeddings(), spec_for(model.config.model_type)
+    return Head(head.weight, getattr(head, "bias", None), spec.logit_softcap(model.config))
+
+
+def last_hidden_states(model: PreTrainedModel, input_ids: torch.Tensor, **layout: Any) -> torch.Tensor:
+    """What the head reads of ids (sequences, tokens): (sequences, tokens, hidden_size). ``layout``: positions and masks, if any."""
+    decoder = model.get_submodule(spec_for(model.config.model_type).decoder)
+    return decoder(input_ids=input_ids, use_cache=False, **layout).last_hidden_state
+
+
+def log_likelihoods(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """ln p of ``targets`` (tokens,) given last hidden states (tokens, hidden_size); float64 of shape (tokens,).
+
+    The softmax is taken in fp32. Call it where no gradients are recorded: logits are capped in place.
+    """
+    head = head_of(model)
+    losses = [
+        cross_entropy(head.logits(states), ids, reduction="none") for states, ids in head.slices(hidden, targets.to(hidden.device))
+    ]
+    return -torch.cat(losses).double().cpu().numpy()
+
+
+def document_mask(model: PreTrainedModel, labels: torch.Tensor) -> Layout:
+    """The ``position_ids`` and the ``attention_mask`` under which each document of packed rows is computed as if by itself.
+
+    ``labels`` (rows, tokens) are those of :func:`minigpts.model.packing.pack_documents`: a document begins wherever a token is
+    no target, so every token of padding is one. The mask is ours and not what transformers derives from positions that start
+    anew, since not all families do that (OPT).
+    """
+    places = torch.arange(labels.shape[1], device=labels.device)
+    first = labels == IGNORED
+    positions = places - torch.where(first, places, 0).cummax(dim=1).values
+    document = first.cumsum(dim=1)
+    visible = (document[:, :, None] == document[:, None, :]) & (places[:, None] >= places)
+    return {"position_ids": positions, "attention_mask": attention_mask(model, visible[:, None], positions)}
+
+
+def attention_mask(
+    model: PreTrainedModel, visible: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """What every layer, or every type of layer, adds to its attention scores, so that each token attends to what it may.
+
+    ``visible`` is bool (rows, 1, from, to), ``positions`` (rows, tokens). transformers takes a mask of four axes as it
+    is, without its sliding window, so the window is cut here: a token sees itself and the ``sliding_window`` − 1 before it.
+    """
+
+    def additive(seen: torch.Tensor) -> torch.Tensor:
+        # Every attention implementation takes it so; and finite, since padding attends to nothing at all.
+        return torch.where(seen, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
+
+    window = getattr(model.config, "sliding_window", None)
+    distances = positions[:, None, :, None] - positions[:, None, None, :]
+    full = additive(visible)
+    windowed = full if window is None else additive(visible & (distances < window))
+    # A decoder with layers of several types takes a mask for each.
+    if "layer_types" in spec_for(model.config.model_type).layer_lists:
+        return {"full_attention": full, "sliding_attention": windowed}
+    return windowed
