@@ -31,6 +31,7 @@ class Params:
         params.require(self.heads >= 0, "prune_neurons.heads must be ≥ 0", self.heads)
         params.require(self.layers >= 0, "prune_neurons.layers must be ≥ 0", self.layers)
         params.require(self.sequence_length >= 2, "prune_neurons.sequence_length must be ≥ 2", self.sequence_length)
+        params.require(0 <= self.seed < 2**32, "prune_neurons.seed must be ≥ 0 and < 2^32", self.seed)
         if self.linear_threshold is not None:
             params.require(self.linear_threshold >= 0, "prune_neurons.linear_threshold must be ≥ 0", self.linear_threshold)
             rule = "prune_neurons.linear_threshold is the paper to the letter: allocation per_layer, refit none, heads 0, layers 0"

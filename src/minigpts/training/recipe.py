@@ -41,7 +41,7 @@ class Recipe:
         require(self.sequence_length >= 2, "finetune.sequence_length must be ≥ 2", self.sequence_length)
         for name in ("batch_size", "max_epochs", "patience", "evaluations"):
             require(getattr(self, name) >= 1, f"finetune.{name} must be ≥ 1", getattr(self, name))
-        require(self.seed >= 0, "finetune.seed must be ≥ 0", self.seed)
+        require(0 <= self.seed < 2**32, "finetune.seed must be ≥ 0 and < 2^32", self.seed)  # numpy takes no other
         require(0 <= self.distillation <= 1, "finetune.distillation must be ≥ 0 and ≤ 1", self.distillation)
         require(self.lora_rank >= 0, "finetune.lora_rank must be ≥ 0", self.lora_rank)
         require(0 <= self.general_share < 1, "finetune.general_share must be ≥ 0 and < 1", self.general_share)
