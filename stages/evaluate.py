@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import torch
 
-    from minigpts.evaluation.metrics import answer_metrics, size_metrics, text_metrics
+    from minigpts.evaluation.metrics import accuracy_metrics, size_metrics, text_metrics
     from minigpts.model import device
 
     model = checkpoint.load_model(arguments.model, torch.float32).to(device.device(machine))
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = {"sequence_length": settings.sequence_length, "batch_tokens": machine.batch_tokens}
     metrics = {
         **text_metrics(model, tokenizer, base_tokenizer, texts, **limits),
-        **answer_metrics(model, tokenizer, questions, batch_tokens=machine.batch_tokens),
+        **accuracy_metrics(model, tokenizer, questions, batch_tokens=machine.batch_tokens),
         **size_metrics(arguments.model, arguments.base),
     }
     artifacts.write_json(arguments.metrics, metrics)

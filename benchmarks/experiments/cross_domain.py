@@ -18,7 +18,7 @@ from benchmarks.bakeoff import criteria
 from minigpts import artifacts, params
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
-from minigpts.evaluation.metrics import answer_metrics
+from minigpts.evaluation.metrics import accuracy_metrics
 from minigpts.model import checkpoint, device
 from stages.evaluate import Params as Evaluating
 
@@ -91,7 +91,7 @@ def evaluated(run: Run, other: Run) -> dict[str, float]:
     if not np.isfinite(scored.nats):
         raise UserError(f"the child for {run.name} predicts no finite probabilities on {other.name}'s test text")
     questions = [question for question in artifacts.read_jsonl(other.folder / "mcq.jsonl") if question["split"] == "test"]
-    answered = answer_metrics(model, tokenizer, questions, batch_tokens=batch_tokens) if questions else {}
+    answered = accuracy_metrics(model, tokenizer, questions, batch_tokens=batch_tokens) if questions else {}
     return {"bits_per_byte": scored.bits_per_byte, **answered}
 
 

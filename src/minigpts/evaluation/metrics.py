@@ -46,7 +46,7 @@ def text_metrics(
     }
 
 
-def answer_metrics(
+def accuracy_metrics(
     model: PreTrainedModel, tokenizer: Tokenizer, questions: Sequence[Mapping[str, Any]], *, batch_tokens: int
 ) -> dict[str, float]:
     """Accuracy on the questions of split ``test`` with its standard error, and on those of ``validation`` without.

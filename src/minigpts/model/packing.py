@@ -59,6 +59,11 @@ def tokens_before(tokenizer: Tokenizer) -> list[int]:
     return encoding.ids[: [*encoding.special_tokens_mask, 0].index(0)]
 
 
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of a text that a model goes on from: with what the tokenizer puts before a text, and nothing behind it."""
+    return [*tokens_before(tokenizer), *tokenizer.encode(prompt, add_special_tokens=False).ids]
+
+
 def boundaries(tokenizer: Tokenizer, config: PreTrainedConfig) -> Boundaries:
     """The ids around a document: before it what the tokenizer itself puts first, after it the config's end of text.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpts.errors import UserError, exit_cleanly
-from minigpts.model import checkpoint
+from minigpts.model import checkpoint, packing
 
 if TYPE_CHECKING:
     import torch
@@ -81,8 +81,10 @@ class Speaker:
             del self.turns[: 2 if len(self.turns) > 2 else 1]
 
     def _encode(self) -> torch.Tensor:
+        import torch
+
         if self.tokenizer.chat_template is None:
-            return self.tokenizer(self.turns[-1]["content"], return_tensors="pt").input_ids
+            return torch.tensor([packing.prompt_ids(self.tokenizer.backend_tokenizer, self.turns[-1]["content"])])
         return self.tokenizer.apply_chat_template(self.turns, add_generation_prompt=True, return_tensors="pt")["input_ids"]
 
 

@@ -23,12 +23,10 @@ def continuations(directory: Path, prompts: Sequence[str], max_new_tokens: int) 
 
     model = checkpoint.load_model(directory, torch.float32)
     tokenizer = checkpoint.load_tokenizer(directory)
-    fast = checkpoint.load_fast_tokenizer(directory)
-    before = packing.tokens_before(fast)
     limit = getattr(model.config, "max_position_embeddings", None)
     texts = []
     for prompt in tqdm(prompts, desc=f"samples of {directory.name}", unit="prompt"):
-        ids = torch.tensor([[*before, *fast.encode(prompt, add_special_tokens=False).ids]])  # (1, prompt tokens)
+        ids = torch.tensor([packing.prompt_ids(tokenizer.backend_tokenizer, prompt)])  # (1, prompt tokens)
         length = ids.shape[1]
         if limit is not None and length + max_new_tokens > limit:
             raise UserError(

@@ -11,8 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minigpts.errors import UserError
+from minigpts.model import checkpoint
 from minigpts.reporting import chat
 from tests import tiny
+from tests.unit.post_processors import POST_PROCESSORS
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
@@ -51,6 +53,17 @@ def test_replies_are_those_of_stock_generation_with_the_history(folder, monkeypa
     printed = "\n".join(said(folder, "\n".join(messages) + "\n", monkeypatch))
     for reply in stock_replies(folder, messages):
         assert f"child: {reply or chat.EMPTY}" in printed.replace("child:  ", "child: ")
+
+
+def test_without_a_template_it_goes_on_from_the_message_with_no_end_token_behind_it(folder, monkeypatch):
+    (folder / "chat_template.jinja").unlink()
+    tokenizer = checkpoint.load_fast_tokenizer(folder)
+    replies = []
+    for name in ("bos", "bos and eos"):
+        tokenizer.post_processor = POST_PROCESSORS[name][0]
+        tokenizer.save(str(folder / "tokenizer.json"))
+        replies.append([line for line in said(folder, "The heart\n", monkeypatch) if line.startswith("child:")])
+    assert replies[0] == replies[1] != [f"child: {chat.EMPTY}"]
 
 
 def test_new_forgets_and_quit_ends(folder, monkeypatch):
