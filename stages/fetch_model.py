@@ -11,7 +11,7 @@ from typing import Literal
 
 from minigpts import params
 from minigpts.errors import exit_cleanly
-from minigpts.importing.paper_models import PRESETS, HubModel
+from minigpts.importing.paper_models import PAPER_MODELS, HubModel
 from minigpts.params import require
 
 
@@ -31,8 +31,8 @@ class Params:
 
     def __post_init__(self) -> None:
         """Refuse a source whose own fields are missing or malformed."""
-        known = self.preset is None or self.preset in PRESETS
-        require(known, f"model.preset must be null or one of {', '.join(PRESETS)}", self.preset)
+        known = self.preset is None or self.preset in PAPER_MODELS
+        require(known, f"model.preset must be null or one of {', '.join(PAPER_MODELS)}", self.preset)
         if self.preset is not None:
             return
         needed = {"package": ("package", "sha256", "member"), "hub": ("repo_id", "revision"), "local": ("path",)}[self.source]
@@ -75,7 +75,7 @@ def from_hub(options: Params, out: Path) -> None:
 
     from minigpts.importing import hub, imported
 
-    model = PRESETS[options.preset] if options.preset else HubModel(options.repo_id or "", options.revision or "")
+    model = PAPER_MODELS[options.preset] if options.preset else HubModel(options.repo_id or "", options.revision or "")
     if options.revision:
         model = HubModel(model.repo_id, options.revision)
     imported.write(hub.read(model, getattr(torch, options.dtype)), origin=hub.name(model), destination=out)

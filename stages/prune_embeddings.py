@@ -59,16 +59,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     before, after = (checkpoint.num_parameters(weights.shapes) for weights in (stored, checkpoint.StoredWeights(args.out)))
     kept_for = Counter(reasons.values())
-    test = artifacts.read_table(args.test, ["text"])["text"] if args.test else []
-    longer = terms.spelled_longer(choice.tokenizer, choice.trimmed(kept), test)
+    validation = artifacts.read_table(args.validation, ["text"])["text"] if args.validation else []
+    longer = terms.spelled_longer(choice.tokenizer, choice.trimmed(kept), validation)
     if longer:
         print(terms.warning(longer), file=sys.stderr)
     metrics = {
         "vocab_size_before": vocab_size,
         "vocab_size_after": len(kept),
         "tokens_kept": {reason: kept_for[reason] for reason in keep.REASONS},
-        "num_test_terms_spelled_longer": len(longer),
-        "test_terms_spelled_longer": terms.listed(longer),
+        "num_validation_terms_spelled_longer": len(longer),
+        "validation_terms_spelled_longer": terms.listed(longer),
         "tokens_never_seen": int((count == 0).sum()),
         "parameters_removed": before - after,
         "parameters_removed_share": 1 - after / before,
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--counts", type=Path, required=True, help="what count_tokens wrote")
     parser.add_argument("--keep-terms", type=Path, help="terms whose tokens stay, a json list; without it, none")
-    parser.add_argument("--test", type=Path, help="test text, parquet, only to warn of its words whose tokens go")
+    parser.add_argument("--validation", type=Path, help="validation text, parquet, only to warn of words that now take more tokens")
     parser.add_argument("--plan", type=Path, help="what plan_budget wrote; without it, embedding_threshold holds")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")

@@ -70,6 +70,7 @@ class Hub:
         self.cut_after = 0  # bytes of a file after which the connection is cut,
         self.cuts = 0  # as many times as this
         self.error: int | None = None  # a status that answers everything
+        self.portal = False  # a page to log in at answers everything, as in a hotel
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -110,7 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
         file = re.fullmatch(rf"/{REPOSITORY}/resolve/([^/]+)/(.+)", path)
         found = api or file
         repository = self.hub.repositories.get(found[1]) if found else None
-        if self.hub.error:
+        if self.hub.portal:
+            self._send(200, {"Content-Type": "text/html"}, b"<html>Please log in.</html>")
+        elif self.hub.error:
             self._send(self.hub.error)
         elif repository is None:  # the real one doesn't tell strangers which names are taken, either
             self._send(401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})

@@ -1,7 +1,7 @@
 """What dataset.keep_terms is worth on the real tokenizer: rare terms that the training text never holds, with it and without it.
 
 Run after ``make repro``: ``python -m benchmarks.experiments.keep_terms``. The terms are words of one
-token each; the test text mentions every one twice more. The stage prune_embeddings runs as it is, with the project's params.
+token each; the validation text mentions every one twice more. The stage prune_embeddings runs as it is, with the project's params.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def absent(number: int) -> list[str]:
     return words[:number]
 
 
-def trimmed(folder: Path, test: Path, *more: str) -> tuple[Path, set[str]]:
+def trimmed(folder: Path, validation: Path, *more: str) -> tuple[Path, set[str]]:
     """Run prune_embeddings on the parent; gives the child's folder and the words that its metrics name as spelled longer."""
-    arguments = ["--model", str(BASE), "--counts", str(COUNTS), "--test", str(test)]
+    arguments = ["--model", str(BASE), "--counts", str(COUNTS), "--validation", str(validation)]
     prune_embeddings.main([*arguments, "--out", str(folder / "child"), "--metrics", str(folder / "metrics.json"), *more])
-    named = artifacts.read_json(folder / "metrics.json")["test_terms_spelled_longer"]
+    named = artifacts.read_json(folder / "metrics.json")["validation_terms_spelled_longer"]
     return folder / "child", {term.rpartition(" (")[0] for term in named}
 
 
@@ -56,10 +56,10 @@ def main() -> None:
         folder = Path(scratch)
         artifacts.write_json(folder / "terms.json", words)
         lines = [f"Here is {word}, and {word} again." for word in words for _ in range(2)]
-        test = artifacts.read_table(PREPARED / "test.parquet", ["text"])["text"]
-        artifacts.write_table(folder / "test.parquet", {"text": [*test, *lines]})
+        validation = artifacts.read_table(PREPARED / "validation.parquet", ["text"])["text"]
+        artifacts.write_table(folder / "validation.parquet", {"text": [*validation, *lines]})
         for name, flags in {"without": [], "with": ["--keep-terms", str(folder / "terms.json")]}.items():
-            child, named = trimmed(folder, folder / "test.parquet", *flags)
+            child, named = trimmed(folder, folder / "validation.parquet", *flags)
             tokenizer = checkpoint.load_fast_tokenizer(child)
             same = sum(tokenizer.encode(text).tokens == parent.encode(text).tokens for text in texts)
             print(

@@ -7,7 +7,7 @@ import errno
 import pytest
 import torch
 
-from minigpts.errors import UserError, exit_cleanly
+from minigpts.errors import UserError, blaming, exit_cleanly
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,39 @@ def test_a_mistake_of_ours_keeps_its_traceback(error):
 
     with pytest.raises(type(error)):
         exit_cleanly(main)
+
+
+class PanicException(BaseException):
+    """As libraries written in Rust raise it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("relish"), "KeyError: 'relish'"),
+        (PanicException("no entry\nfound"), "PanicException: no entry"),
+        (ValueError("Validation error:\n    ValueError: head_dim is 7"), "ValueError: ValueError: head_dim is 7"),
+        (OSError("no such model"), "OSError: no such model"),  # transformers' own, of no system call
+        (RuntimeError(), "RuntimeError: no message"),
+    ],
+)
+def test_what_a_library_raises_over_a_file_is_one_line_that_names_it(error, said):
+    with pytest.raises(UserError) as caught, blaming("a/config.json", "not readable"):
+        raise error
+    assert str(caught.value) == f"a/config.json: not readable ({said})"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("a/b.json: no such file"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_what_is_not_the_files_fault_is_not_blamed_on_it(error):
+    with pytest.raises(type(error)) as caught, blaming("a/config.json", "not readable"):
+        raise error
+    assert caught.value is error

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -94,5 +95,5 @@ def _opened(wheel: Path, member: str) -> Iterator[zipfile.ZipFile]:
                 near = get_close_matches(member, names, n=3, cutoff=0.3) or names[:3]
                 raise UserError(f"{wheel.name}: no member '{member}'; the nearest are {', '.join(near)}")
             yield archive
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:  # the last: encrypted
         raise UserError(f"{wheel.name}: not a whole wheel ({error}); download it again") from None

@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpts.errors import UserError
-from minigpts.importing.imported import ImportedModel
+from minigpts.errors import UserError, blaming
+from minigpts.importing.imported import ImportedModel, describe
+from minigpts.importing.requirements import Origins
 
 if TYPE_CHECKING:
     import numpy
@@ -38,40 +39,32 @@ LAYER_TENSORS = {
     "ffn_down.weight": "mlp.down_proj.weight",
 }
 SPECIAL_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+MINUS_ONE = (-1, 2**32 - 1)  # no such token, in signed and in unsigned numbers
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type (gguf.TokenType)
 
 
 def read(path: Path, dtype: torch.dtype) -> ImportedModel:
     """Read a GGUF file of architecture ``llama`` with a byte-level BPE tokenizer, its weights dequantized into ``dtype``.
 
-    Raises UserError for a damaged file, another architecture, and whatever the file holds that stock Llama doesn't.
+    Raises UserError for a damaged file, another architecture, whatever the file holds that stock Llama doesn't, and what a
+    later stage would refuse.
     """
+    from gguf import GGUFReader
     from transformers import GenerationConfig
 
-    reader = _open(path)
-    metadata = Metadata(path, reader)
-    config = _config(metadata, reader, dtype)
-    tokens = metadata["tokenizer.ggml.tokens"]
-    ids = _special_ids(metadata)
-    return ImportedModel(
-        config=config,
-        weights=_weights(path, reader, config),
-        generation_config=GenerationConfig(
-            **{name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        ),
-        tokenizer=_tokenizer(metadata, tokens),
-        special_tokens={role: tokens[ids[role]] for role in ids},
-        chat_template=metadata.get("tokenizer.chat_template", None),
-    )
-
-
-def _open(path: Path) -> GGUFReader:
-    from gguf import GGUFReader
-
-    try:
-        return GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:  # what numpy says when the file ends too early
-        raise UserError(f"{path}: not a whole GGUF file ({error}); fetch it again") from None
+    with blaming(path, "not a whole GGUF file, fetch it again"):
+        reader = GGUFReader(path)
+    with blaming(path, "its metadata don't describe a model"):
+        metadata = Metadata(path, reader)
+        config = _config(metadata, reader, dtype)
+        generation = GenerationConfig(**{name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
+        tokens = metadata["tokenizer.ggml.tokens"]
+        tokenizer, template = _tokenizer(metadata, tokens), metadata.get("tokenizer.chat_template", None)
+        special = {role: tokens[token_id] for role, token_id in _special_ids(metadata).items()}
+    origins = Origins(*[str(path)] * 4)
+    description = describe(config, generation, tokenizer, special, template, origins)
+    with blaming(path, "its tensors don't fit its metadata"):
+        return ImportedModel(description, _weights(path, reader, config))
 
 
 class Metadata:
@@ -143,9 +136,17 @@ def _shortest(value: float) -> float:
 
 
 def _special_ids(metadata: Metadata) -> dict[str, int]:
-    """Token ids of the roles that the file names."""
-    found = {role: metadata.get(f"tokenizer.ggml.{key}_token_id", None) for role, key in SPECIAL_ROLES.items()}
-    return {role: int(token_id) for role, token_id in found.items() if token_id is not None}
+    """Token ids of the roles that the file names. Raises UserError for one that is none of its tokens."""
+    ids, num_tokens = {}, len(metadata["tokenizer.ggml.tokens"])
+    for role, key in SPECIAL_ROLES.items():
+        name = f"tokenizer.ggml.{key}_token_id"
+        token_id = metadata.get(name, None)
+        if token_id is None or token_id in MINUS_ONE:
+            continue
+        if not 0 <= token_id < num_tokens:
+            raise UserError(f"{metadata.path}: {name} is {token_id}, but the file has {num_tokens} tokens")
+        ids[role] = int(token_id)
+    return ids
 
 
 def _weights(path: Path, reader: GGUFReader, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
@@ -211,10 +212,8 @@ def _tokenizer(metadata: Metadata, tokens: list[str]) -> Tokenizer:
     for key in ("add_bos_token", "add_eos_token", "add_space_prefix"):
         metadata.expect(f"tokenizer.ggml.{key}", False, False)
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
-    try:
+    with blaming(metadata.path, "its merges contradict its tokens"):
         model = models.BPE({token: index for index, token in enumerate(tokens)}, merges)
-    except Exception as error:  # tokenizers raises bare Exceptions
-        raise UserError(f"{metadata.path}: its merges contradict its tokens ({error})") from None
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = _pre_tokenizer(metadata)
     tokenizer.decoder = decoders.ByteLevel()

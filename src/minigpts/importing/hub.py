@@ -12,29 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpts.download.hub_errors import refusal
-from minigpts.errors import UserError
-from minigpts.importing import local_folder
-from minigpts.importing.imported import ImportedModel, named
+from minigpts.errors import UserError, blaming, named
+from minigpts.importing import contents, local_folder, staging
+from minigpts.importing.imported import ImportedModel
 from minigpts.importing.paper_models import HubModel
 from minigpts.model import checkpoint
 
 if TYPE_CHECKING:
     import torch
 
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    local_folder.INDEX,
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 CONVERSION_BOT = "SFconvertbot"  # the hub's own account, which adds safetensors to a repository in a pull request
 
 
@@ -46,11 +32,15 @@ def name(model: HubModel) -> str:
 def read(model: HubModel, dtype: torch.dtype) -> ImportedModel:
     """Fetch a model and read it, its weights converted to ``dtype``.
 
-    Raises UserError as :func:`download` and ``local_folder.read``.
+    What can't be used is refused before its weights are fetched. Raises UserError as :func:`download` and ``local_folder.read``.
     """
-    folder = download(model)
+    small = _download_small_files(model)
+    with named(small, name(model)):
+        local_folder.describe(small, dtype)
+        first_time = not all((small / file).exists() for file in staging.weight_files(small))
+    folder = _download_weights(model, small)
     with named(folder, name(model)):
-        return local_folder.read(folder, dtype)
+        return local_folder.read(folder, dtype, beside=_listed(model.repo_id, folder.name) if first_time else ())
 
 
 def download(model: HubModel) -> Path:
@@ -59,16 +49,24 @@ def download(model: HubModel) -> Path:
     A revision that isn't a commit is resolved, and its commit printed. Raises UserError when the repository or revision
     doesn't exist, is gated, can't be reached or has no safetensors, and when its config tells that it can't be used.
     """
+    return _download_weights(model, _download_small_files(model))
+
+
+def _download_small_files(model: HubModel) -> Path:
     with _explained(model):
-        folder = _fetch(model, SMALL_FILES)
-    commit = HubModel(model.repo_id, folder.name)  # the cache names its folders by commit
-    if commit.revision != model.revision:
-        print(f"{name(model)} is commit {commit.revision} today; set model.revision to it to keep it", flush=True)
+        folder = _fetch(model, contents.SMALL_FILES)
+    if folder.name != model.revision:  # the cache names its folders by commit
+        print(f"{name(model)} is commit {folder.name} today; set model.revision to it to keep it", flush=True)
     with named(folder, name(model)):
-        local_folder.check_config(folder)
-        weights = local_folder.weight_files(folder)
+        staging.check_config(folder)
+        staging.weight_files(folder)
+    return folder
+
+
+def _download_weights(model: HubModel, folder: Path) -> Path:
+    weights = staging.weight_files(folder)
     with _explained(model):
-        _fetch(commit, weights)
+        _fetch(HubModel(model.repo_id, folder.name), weights)
         if any((folder / file).exists() for file in weights):
             return folder
         converted = _conversion(model)
@@ -79,6 +77,14 @@ def download(model: HubModel) -> Path:
     if converted is None:
         todo = "set model.revision to one with safetensors, such as a pull request's (refs/pr/N)"
     raise UserError(f"{name(model)}: its weights are pickled, and unpickling can run any code; {todo}")
+
+
+def _listed(repo_id: str, commit: str) -> list[str]:
+    """Names of all files of a repository, folders as one."""
+    from huggingface_hub import HfApi
+
+    with _explained(HubModel(repo_id, commit)):
+        return sorted({file.split("/")[0] for file in HfApi().list_repo_files(repo_id, revision=commit)})
 
 
 def _fetch(model: HubModel, files: Sequence[str]) -> Path:
@@ -94,7 +100,7 @@ def _conversion(model: HubModel) -> str | None:
     api = HfApi()
     if not any(file.endswith(local_folder.PICKLED) for file in api.list_repo_files(model.repo_id, revision=model.revision)):
         raise UserError(
-            f"{name(model)}: has neither {checkpoint.WEIGHTS} nor {local_folder.INDEX};"
+            f"{name(model)}: has neither {checkpoint.WEIGHTS} nor {contents.INDEX};"
             " name a repository with a language model's weights"
         )
     for request in api.get_repo_discussions(
@@ -111,12 +117,13 @@ def _explained(model: HubModel) -> Iterator[None]:
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
 
-    try:
-        yield
-    except errors.HFValidationError as error:
-        raise UserError(f"params.yaml: model.repo_id: {str(error).splitlines()[0]}") from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError) as error:
-        raise UserError(f"{name(model)}: {_explanation(error, model.repo_id)}") from None
+    with blaming(name(model), "the download failed; check the network, and HF_ENDPOINT where it is set"):
+        try:
+            yield
+        except errors.HFValidationError as error:
+            raise UserError(f"params.yaml: model.repo_id: {str(error).splitlines()[0]}") from None
+        except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError) as error:
+            raise UserError(f"{name(model)}: {_explanation(error, model.repo_id)}") from None
 
 
 def _explanation(error: BaseException | None, repo_id: str) -> str:

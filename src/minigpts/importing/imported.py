@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpts import artifacts
-from minigpts.errors import UserError
+from minigpts.errors import UserError, named
+from minigpts.importing.requirements import Origins, require_usable
 from minigpts.model import checkpoint
 
 if TYPE_CHECKING:
@@ -31,63 +32,75 @@ PROBES = (
 
 
 @dataclass(frozen=True)
-class ImportedModel:
-    """What a source hands over. Names of the weights are stock transformers', and every weight has ``config.dtype``."""
+class Description:
+    """A model without its weights, such as every stage can use; made by :func:`describe`."""
 
     config: PreTrainedConfig
-    weights: Mapping[str, torch.Tensor]  # a tied lm_head has no entry
     generation_config: GenerationConfig
     tokenizer: Tokenizer
     special_tokens: Mapping[str, str]  # role, as tokenizer_config.json names it ("eos_token"), to token
     chat_template: str | None
 
 
-@contextmanager
-def named(path: Path, origin: object) -> Iterator[None]:
-    """Let a UserError about ``path``, where something lies for now, speak of ``origin``, what the user knows it by."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error).replace(str(path), str(origin))) from None
+@dataclass(frozen=True)
+class ImportedModel:
+    """What a source hands over. Names of the weights are stock transformers', and every weight has ``config.dtype``."""
+
+    description: Description
+    weights: Mapping[str, torch.Tensor]  # a tied lm_head has no entry
+    unread: Sequence[str] = ()  # what else the source holds, kind by kind
+
+
+def describe(
+    config: PreTrainedConfig,
+    generation_config: GenerationConfig,
+    tokenizer: Tokenizer,
+    special_tokens: Mapping[str, str],
+    chat_template: str | None,
+    origins: Origins,
+) -> Description:
+    """The model in the project's shape: no token without an embedding row, and the tokenizer's special ids in both configs.
+
+    Raises UserError, naming the user's file by ``origins``, for a model that a later stage would refuse.
+    """
+    tokenizer = _without_unembedded_tokens(tokenizer, config.vocab_size)
+    special_tokens = {role: token for role, token in special_tokens.items() if tokenizer.token_to_id(token) is not None}
+    for role in {"bos_token", "eos_token", "pad_token"} & special_tokens.keys():  # Phi-1.5's configs name no end of text
+        for settings in (config, generation_config):
+            if getattr(settings, f"{role}_id", None) is None:
+                setattr(settings, f"{role}_id", tokenizer.token_to_id(special_tokens[role]))
+    require_usable(config, generation_config, tokenizer, special_tokens, chat_template, origins)
+    return Description(config, generation_config, tokenizer, special_tokens, chat_template)
+
+
+def _without_unembedded_tokens(tokenizer: Tokenizer, num_rows: int) -> Tokenizer:
+    """Drop added tokens that have no embedding row: text models of families that see have a token for images (Gemma 3)."""
+    from tokenizers import Tokenizer
+
+    definition = json.loads(tokenizer.to_str())
+    embedded = [token for token in definition["added_tokens"] if token["id"] < num_rows]
+    if len(embedded) == len(definition["added_tokens"]):
+        return tokenizer
+    return Tokenizer.from_str(json.dumps({**definition, "added_tokens": embedded}))
 
 
 def write(model: ImportedModel, origin: object, destination: Path) -> None:
     """Write the checkpoint folder ``destination``, unless it doesn't verify: then nothing is left behind.
 
-    ``origin`` is what error messages name. Raises UserError when names or shapes of the weights aren't the config's, and as
-    :func:`verify`.
+    ``origin`` is what messages name. Says in one line what of the source was not read. Raises UserError when names or shapes of
+    the weights aren't the config's, and as :func:`verify`.
     """
-    model = _without_unembedded_tokens(model)
-    _name_special_ids(model)
+    described = model.description
     with tempfile.TemporaryDirectory(prefix="minigpts-import-") as companions, named(destination, origin):
-        _write_companions(model, Path(companions))
-        with checkpoint.saving(destination, model.config, model.weights.items(), Path(companions)) as folder, named(folder, origin):
+        _write_companions(described, Path(companions))
+        weights = model.weights.items()
+        with checkpoint.saving(destination, described.config, weights, Path(companions)) as folder, named(folder, origin):
             verify(folder)
+    if model.unread:
+        print(f"{origin}: not read: {'; '.join(model.unread)}", file=sys.stderr)
 
 
-def _without_unembedded_tokens(model: ImportedModel) -> ImportedModel:
-    """Drop added tokens that have no embedding row: text models of families that see have a token for images (Gemma 3)."""
-    from tokenizers import Tokenizer
-
-    definition = json.loads(model.tokenizer.to_str())
-    embedded = [token for token in definition["added_tokens"] if token["id"] < model.config.vocab_size]
-    if len(embedded) == len(definition["added_tokens"]):
-        return model
-    tokenizer = Tokenizer.from_str(json.dumps({**definition, "added_tokens": embedded}))
-    special = {role: token for role, token in model.special_tokens.items() if tokenizer.token_to_id(token) is not None}
-    return replace(model, tokenizer=tokenizer, special_tokens=special)
-
-
-def _name_special_ids(model: ImportedModel) -> None:
-    """Fill in the ids that the configs leave open where the tokenizer has the token: Phi-1.5's name no end of text."""
-    for role in ("bos_token", "eos_token", "pad_token"):
-        if role in model.special_tokens:
-            for settings in (model.config, model.generation_config):
-                if getattr(settings, f"{role}_id", None) is None:
-                    setattr(settings, f"{role}_id", model.tokenizer.token_to_id(model.special_tokens[role]))
-
-
-def _write_companions(model: ImportedModel, folder: Path) -> None:
+def _write_companions(model: Description, folder: Path) -> None:
     model.generation_config.save_pretrained(folder)
     model.tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
@@ -105,7 +118,7 @@ def _write_companions(model: ImportedModel, folder: Path) -> None:
 def verify(directory: Path) -> None:
     """Prove that a checkpoint folder, whose names and shapes its writer has checked, is sound, or say in a UserError what isn't.
 
-    Every weight is finite; every token has an embedding row; and stock ``AutoTokenizer`` tokenizes as ``tokenizer.json`` does.
+    Every weight is finite, and stock ``AutoTokenizer`` tokenizes as ``tokenizer.json`` does.
     """
     for name, tensor in checkpoint.StoredWeights(directory).items():
         if not (tensor.amin() * 0 + tensor.amax() * 0).isfinite():  # NaN carries through both; many times faster than all of them
@@ -113,11 +126,7 @@ def verify(directory: Path) -> None:
             raise UserError(
                 f"{directory}: {name} has NaN or infinite values in {kind}; the weights are damaged or need a wider dtype"
             )
-    vocab_size = checkpoint.load_config(directory).vocab_size
     fast, stock = checkpoint.load_fast_tokenizer(directory), checkpoint.load_tokenizer(directory)
-    largest = max(fast.get_vocab(with_added_tokens=True).values())
-    if largest >= vocab_size:
-        raise UserError(f"{directory}: tokenizer.json has token id {largest}, config.json's vocab_size is {vocab_size}")
     for probe in PROBES:
         if stock(probe).input_ids != fast.encode(probe).ids:
             raise UserError(f"{directory}: AutoTokenizer and tokenizer.json disagree on {probe!r}; the tokenizer isn't supported")

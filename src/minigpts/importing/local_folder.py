@@ -2,132 +2,104 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpts.errors import UserError
-from minigpts.importing import spm
-from minigpts.importing.imported import ImportedModel, named
+from minigpts.errors import UserError, blaming, named
+from minigpts.importing import contents, spm
+from minigpts.importing.imported import Description, ImportedModel
+from minigpts.importing.imported import describe as describe_parts
+from minigpts.importing.requirements import Origins
+from minigpts.importing.staging import read_json, staged_files, weight_files
 from minigpts.model import checkpoint
-from minigpts.model.families import SPECS, spec_for
+from minigpts.model.families import spec_for
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-INDEX = f"{checkpoint.WEIGHTS}.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 FULL_PRECISION = ("F64", "F32", "F16", "BF16")
 RESAVE = "load it once where you trust it, save_pretrained it elsewhere, and name that folder"
 
 
-def read(folder: Path, dtype: torch.dtype) -> ImportedModel:
+def read(folder: Path, dtype: torch.dtype, beside: Iterable[str] = ()) -> ImportedModel:
     """Read a checkpoint folder, its weights converted to ``dtype``. No code from the folder runs, and nothing is unpickled.
 
-    Raises UserError for what can't be read that way: a model_type that isn't supported, pickled or quantized weights,
-    missing or truncated shards, tensors that aren't exactly the config's, a tokenizer that has no fast form.
+    ``beside`` names what its source holds besides. Raises UserError for what can't be read that way: a model_type that isn't
+    supported, pickled or quantized weights, missing or truncated shards, tensors that aren't exactly the config's; and as
+    :func:`describe`.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; model.path must be a checkpoint folder")
-    check_config(folder)
-    config = _config(folder, dtype)
-    fast, stock = _tokenizer(folder)
-    template = stock.chat_template
-    return ImportedModel(
-        config=config,
-        weights=checkpoint.weights_of(_model(folder, config), dtype),
-        generation_config=_generation_config(folder, config),
-        tokenizer=fast,
-        special_tokens=dict(stock.special_tokens_map),
-        chat_template=template.get("default") if isinstance(template, dict) else template,
+    with staged_files(folder) as staged:
+        description, tokenizer_unread = _describe(staged, folder, dtype)
+        weights = checkpoint.weights_of(_model(staged, folder, description.config), dtype)
+        names = {*beside, *(path.name for path in folder.iterdir())}
+        unread = contents.unread(names, (path.name for path in staged.iterdir()))
+    return ImportedModel(description, weights, [*tokenizer_unread, *unread])
+
+
+def describe(folder: Path, dtype: torch.dtype) -> Description:
+    """The model without its weights, from the small files alone.
+
+    Raises UserError for a config, a tokenizer or a chat template that can't be read, and for what a later stage would refuse.
+    """
+    with staged_files(folder) as staged:
+        return _describe(staged, folder, dtype)[0]
+
+
+def _describe(staged: Path, folder: Path, dtype: torch.dtype) -> tuple[Description, list[str]]:
+    """The description, and what of the tokenizer's files is not read."""
+    config = _config(staged, dtype)
+    fast, stock = _tokenizer(staged, folder)
+    template, unread = _template(stock.chat_template)
+    origins = Origins(
+        config=str(folder / "config.json"),
+        generation_config=str(folder / _first_there(staged, "generation_config.json", "config.json")),
+        tokenizer=str(folder / _first_there(folder, *(form[0] for form in contents.TOKENIZERS))),
+        chat_template=str(folder / _first_there(staged, contents.TEMPLATE, "tokenizer_config.json")),
     )
+    special = {role: str(token) for role, token in stock.special_tokens_map.items()}
+    description = describe_parts(config, _generation_config(staged, config), fast, special, template, origins)
+    return description, unread + _contradictions(staged, folder, fast)
 
 
-def check_config(folder: Path) -> None:
-    """Raise a UserError when ``config.json`` alone tells that the model can't be read: before its weights are fetched."""
-    path = folder / "config.json"
-    raw = _read_json(path)
-    if "auto_map" in raw and str(raw.get("model_type")) not in SPECS:
-        raise UserError(
-            f"{path}: the model needs code of its own (auto_map), which is never run; see docs/adding_an_architecture.md"
-        )
-    if not isinstance(raw.get("model_type"), str):
-        raise UserError(f"{path}: must be a JSON object with a 'model_type'")
-    try:
-        spec_for(raw["model_type"])
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    if raw.get("quantization_config") is not None:
-        raise UserError(f"{path}: the weights are quantized; name a model with full-precision ones")
+def _first_there(folder: Path, *names: str) -> str:
+    return next((name for name in names if (folder / name).exists()), names[-1])
 
 
-def _config(folder: Path, dtype: torch.dtype) -> PreTrainedConfig:
-    """The folder's config in ``dtype``, without what points at code beside it; a model can be built of it."""
-    try:
-        config = checkpoint.load_config(folder)
-        if hasattr(config, "auto_map"):
-            del config.auto_map
-        config.dtype = dtype
-        checkpoint.empty_model(config, dtype)
-    except UserError:
-        raise
-    except Exception as error:  # each class has its own ways to refuse values
-        said = next(iter(reversed(str(error).strip().splitlines())), "").strip()
-        raise UserError(f"{folder / 'config.json'}: no model can be built of it ({type(error).__name__}: {said})") from None
+def _config(staged: Path, dtype: torch.dtype) -> PreTrainedConfig:
+    """The config in ``dtype``. Raises UserError where stock transformers reads it as another family's."""
+    from transformers import AutoConfig
+
+    with blaming(staged / "config.json", "no model can be built of it"):
+        config = checkpoint.load_config(staged)
+        stock = AutoConfig.from_pretrained(staged, trust_remote_code=False)
+    if stock.model_type != config.model_type:
+        raise UserError(f"{staged / 'config.json'}: transformers reads it as a {stock.model_type} model, which is not supported")
+    config.dtype = dtype
     return config
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise UserError(f"{path}: no such file; is {path.parent} a checkpoint folder?")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: must be a JSON object")
-    return values
-
-
-def weight_files(folder: Path) -> list[str]:
-    """Names of the safetensors files that hold the weights: the only one, or those of the index beside it."""
-    index = folder / INDEX
-    if (folder / checkpoint.WEIGHTS).exists() or not index.exists():
-        return [checkpoint.WEIGHTS]
-    names = _read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise UserError(f"{index}: has no 'weight_map' from tensors to files")
-    for name in names.values():
-        if not isinstance(name, str) or name != Path(name).name or not name.endswith(".safetensors"):
-            raise UserError(f"{index}: names {name!r}, which is no safetensors file beside it")
-    return sorted(set(names.values()))
-
-
-def _check_weights(folder: Path) -> None:
+def _check_weights(staged: Path, folder: Path) -> None:
     """Raise a UserError for a shard that is missing, truncated or quantized, by the files' headers alone."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    shards = [folder / name for name in weight_files(folder)]
+    shards = [staged / name for name in weight_files(staged)]
     for shard in shards:
         if not shard.exists() and any(path for suffix in PICKLED for path in folder.glob(f"*{suffix}")):
             raise UserError(f"{folder}: its weights are pickled, and unpickling can run any code; {RESAVE}")
         if not shard.exists():
             raise UserError(f"{shard}: no such file; the folder isn't a whole checkpoint")
-        try:
-            with safe_open(shard, framework="pt") as file:
-                kinds = {name: file.get_slice(name).get_dtype() for name in file.keys() if name.endswith(".weight")}  # noqa: SIM118
-        except SafetensorError as error:
-            raise UserError(f"{shard}: not a readable safetensors file ({error}); fetch or make it again") from None
+        with blaming(shard, "not a readable safetensors file, fetch or make it again"), safe_open(shard, framework="pt") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys() if name.endswith(".weight")}  # noqa: SIM118
         for name, kind in kinds.items():
             if kind not in FULL_PRECISION:
                 raise UserError(f"{shard}: {name} is {kind}, so the weights are quantized; name a model with full-precision ones")
 
 
-def _model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
+def _model(staged: Path, folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     """The model in ``config.dtype``, every tensor from the folder.
 
     Names that checkpoints had over the years (GPT-2's without a prefix, GPT-NeoX's ``embed_out``, stored masks) are stock
@@ -136,23 +108,26 @@ def _model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    _check_weights(folder)
+    _check_weights(staged, folder)
     if getattr(config, "intermediate_sizes", None) is not None:  # ours: no stock class has such widths
-        if not (folder / checkpoint.WEIGHTS).exists():
+        if not (staged / checkpoint.WEIGHTS).exists():
             raise UserError(f"{folder}: widths that differ between layers are read from {checkpoint.WEIGHTS} alone; save it in one")
-        return checkpoint.load_model(folder, config.dtype)
+        return checkpoint.load_model(staged, config.dtype)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its tables of what doesn't fit: the first such tensor is named below
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=config.dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # so that they are listed
-            output_loading_info=True,
-        )
+        with blaming(folder, "transformers can't load its weights"):
+            model, info = AutoModelForCausalLM.from_pretrained(
+                staged,
+                config=config,
+                dtype=config.dtype,
+                attn_implementation=None,
+                experts_implementation=None,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # so that they are listed
+                output_loading_info=True,
+            )
     finally:
         logging.set_verbosity(verbosity)
     _check_loaded(folder, model, info)
@@ -176,57 +151,71 @@ def _check_loaded(folder: Path, model: PreTrainedModel, info: dict[str, Any]) ->
         raise UserError(f"{folder}: config.json says tie_word_embeddings, but {spec.lm_head} differs from {spec.embedding}")
 
 
-def _generation_config(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
+def _generation_config(staged: Path, config: PreTrainedConfig) -> GenerationConfig:
     from transformers import GenerationConfig
 
-    path = folder / "generation_config.json"
+    path = staged / "generation_config.json"
     if not path.exists():
         return GenerationConfig.from_model_config(config)
-    _read_json(path)  # for its error messages: transformers' own names no line
-    return GenerationConfig.from_pretrained(folder)
+    with blaming(path, "transformers can't read it"):
+        return GenerationConfig.from_pretrained(staged)
 
 
-def _tokenizer(folder: Path) -> tuple[Tokenizer, PreTrainedTokenizerBase]:
+def _tokenizer(staged: Path, folder: Path) -> tuple[Tokenizer, PreTrainedTokenizerBase]:
     """The tokenizer itself, and stock transformers' around it, which knows the special tokens and the chat template.
 
     ``tokenizer.json`` decides as it stands, since some of transformers' classes replace its pre-tokenizer; else SentencePiece's
     ``tokenizer.model``; else what transformers makes of ``vocab.json`` and ``merges.txt``.
     """
-    if (folder / "tokenizer.json").exists() or not (folder / "tokenizer.model").exists():
-        stock = _stock_tokenizer(folder)
-        return _fast_tokenizer(folder, stock), stock
-    with tempfile.TemporaryDirectory(prefix="minigpts-tokenizer-") as scratch, named(Path(scratch), folder):
-        for path in (*folder.glob("*.json"), *folder.glob("*.jinja")):
-            shutil.copyfile(path, Path(scratch) / path.name)
-        _from_sentencepiece(folder).save(f"{scratch}/tokenizer.json")
-        stock = _stock_tokenizer(Path(scratch))
-        return _fast_tokenizer(Path(scratch), stock), stock
+    settings_path, path = staged / "tokenizer_config.json", staged / "tokenizer.json"
+    settings = read_json(settings_path) if settings_path.exists() else {}
+    if "auto_map" in settings:
+        raise UserError(f"{settings_path}: the tokenizer needs code of its own (auto_map), which is never run")
+    if (staged / "tokenizer.model").exists():
+        with named(path, staged / "tokenizer.model"):
+            # what transformers' classes around SentencePiece take where the settings don't say
+            around = settings.get("add_bos_token", True), settings.get("add_eos_token", False)
+            spm.read(staged / "tokenizer.model", *around).save(str(path))
+    if not path.exists():
+        stock = _stock_tokenizer(staged, folder)
+        return stock.backend_tokenizer, stock
+    fast, stock = checkpoint.load_fast_tokenizer(staged), _stock_tokenizer(staged, folder)
+    for token, token_id in stock.get_added_vocab().items():
+        if fast.token_to_id(token) != token_id:
+            raise UserError(
+                f"{path}: lacks the token {token!r} that tokenizer_config.json, special_tokens_map.json or added_tokens.json adds;"
+                " save the tokenizer anew"
+            )
+    return fast, stock
 
 
-def _from_sentencepiece(folder: Path) -> Tokenizer:
-    settings = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    # what transformers' classes around SentencePiece take where the settings don't say
-    return spm.read(folder / "tokenizer.model", settings.get("add_bos_token", True), settings.get("add_eos_token", False))
-
-
-def _stock_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = checkpoint.load_tokenizer(folder)
-    except (OSError, ValueError, ImportError) as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        need = "" if (folder / "tokenizer.json").exists() else "no tokenizer.json, and "
-        raise UserError(f"{folder}: {need}transformers can't load its tokenizer ({said})") from None
+def _stock_tokenizer(staged: Path, folder: Path) -> PreTrainedTokenizerBase:
+    there = any((staged / form[0]).exists() for form in contents.TOKENIZERS)
+    with blaming(folder, f"{'' if there else 'no tokenizer.json, and '}transformers can't load its tokenizer"):
+        tokenizer = checkpoint.load_tokenizer(staged)
     if not tokenizer.is_fast:
         raise UserError(f"{folder}: its tokenizer has no fast form; the pipeline needs a tokenizer.json")
     return tokenizer
 
 
-def _fast_tokenizer(folder: Path, stock: PreTrainedTokenizerBase) -> Tokenizer:
-    """``tokenizer.json`` as it stands, since some of transformers' classes replace its pre-tokenizer; else what they made."""
-    if not (folder / "tokenizer.json").exists():
-        return stock.backend_tokenizer
-    fast = checkpoint.load_fast_tokenizer(folder)
-    for token, token_id in stock.get_added_vocab().items():
-        if fast.token_to_id(token) != token_id:
-            raise UserError(f"{folder}: tokenizer.json lacks the token {token!r} that tokenizer_config.json adds; save it anew")
-    return fast
+def _template(found: str | dict[str, str] | None) -> tuple[str | None, list[str]]:
+    """The chat template that is kept, and what is said of the others that the settings hold."""
+    if not isinstance(found, dict):
+        return found, []
+    others = ", ".join(sorted(found.keys() - {"default"}))
+    return found.get("default"), [f"the chat templates {others} (only the one named default is kept)"] if others else []
+
+
+def _contradictions(staged: Path, folder: Path, tokenizer: Tokenizer) -> list[str]:
+    """What of the folder says something else than what is read in its stead."""
+    found = []
+    if (staged / "tokenizer.json").exists() and (folder / "vocab.json").exists():
+        vocab = read_json(folder / "vocab.json")
+        if any(tokenizer.token_to_id(token) != token_id for token, token_id in vocab.items()):
+            found.append("vocab.json contradicts the tokenizer that is read")
+    settings = staged / "tokenizer_config.json"
+    if (staged / contents.TEMPLATE).exists() and settings.exists():
+        other = read_json(settings).get("chat_template")
+        if other is not None and other != (staged / contents.TEMPLATE).read_text(encoding="utf-8"):
+            found.append(f"tokenizer_config.json's chat_template differs from {contents.TEMPLATE}, which is read")
+    return found

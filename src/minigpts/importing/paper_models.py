@@ -19,7 +19,7 @@ class HubModel:
     or_conversion: bool = False  # where it has pickled weights alone, take the hub's own conversion to safetensors
 
 
-PRESETS = {
+PAPER_MODELS = {
     # MIT. One model.safetensors, float16. Its tokenizer has 50295 tokens, its embedding 51200 rows.
     "phi-1.5": HubModel("microsoft/phi-1_5", "77aa61eeac94fbf33d492b9f2744c98b42d5b5eb"),
     # OPT-175B licence: research, not commercial. This commit is main since September 2023 and holds pickled weights alone.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minigpts.errors import UserError
+from minigpts.errors import UserError, blaming
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -38,10 +38,17 @@ def read(path: Path, add_bos: bool, add_eos: bool) -> Tokenizer:
 
     Raises UserError for a damaged file, and for what can't be carried over: Unigram, normalization, pieces given by hand.
     """
+    with blaming(path, "not a SentencePiece model, or not a whole one; name a revision or folder that has a tokenizer.json"):
+        pieces, trainer, normalizer = _parse(path)
+        _check(path, pieces, trainer, normalizer)
+        return _tokenizer(pieces, trainer, normalizer, add_bos, add_eos)
+
+
+def _tokenizer(
+    pieces: list[Piece], trainer: Mapping[int, Any], normalizer: Mapping[int, Any], add_bos: bool, add_eos: bool
+) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-    pieces, trainer, normalizer = _parse(path)
-    _check(path, pieces, trainer, normalizer)
     vocab = {piece.text: token_id for token_id, piece in enumerate(pieces)}
     unknown = next((piece.text for piece in pieces if piece.type == UNKNOWN), None)
     fallback = any(piece.type == BYTE for piece in pieces)
@@ -93,15 +100,10 @@ def _check(path: Path, pieces: list[Piece], trainer: Mapping[int, Any], normaliz
 
 def _parse(path: Path) -> tuple[list[Piece], dict[int, Any], dict[int, Any]]:
     """The pieces, and the fields of the trainer's and the normalizer's settings by number."""
-    try:
-        fields = list(_fields(path.read_bytes()))
-        pieces = [_piece(value) for number, value in fields if number == PIECES]
-        trainer, normalizer = (next(dict(_fields(value)) for number, value in fields if number == n) for n in (TRAINER, NORMALIZER))
-    except (ValueError, IndexError, KeyError, TypeError, StopIteration, RuntimeError, struct.error):
-        raise UserError(
-            f"{path}: not a SentencePiece model, or not a whole one; name a revision or folder that has a tokenizer.json"
-        ) from None
-    return pieces, trainer, normalizer
+    fields = list(_fields(path.read_bytes()))
+    pieces = [_piece(value) for number, value in fields if number == PIECES]
+    messages = {number: dict(_fields(value)) for number, value in fields if number in (TRAINER, NORMALIZER)}
+    return pieces, messages[TRAINER], messages[NORMALIZER]
 
 
 def _piece(message: bytes) -> Piece:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpts import artifacts
-from minigpts.errors import UserError
+from minigpts.errors import UserError, blaming
+from minigpts.model.config_facts import facts_of
 from minigpts.model.families import spec_for
 
 if TYPE_CHECKING:
@@ -39,21 +40,25 @@ NamedTensors = Iterable[tuple[str, "torch.Tensor | artifacts.StoredTensor"]]
 
 
 def load_config(directory: Path) -> PreTrainedConfig:
-    """Read ``config.json``. Raises UserError when it is absent, no JSON, or of a family that is not supported."""
+    """Read the facts of ``config.json``; what would make a library load or run something is left out.
+
+    Raises UserError when the file is absent, no JSON, or of a family that is not supported.
+    """
     from transformers import AutoConfig
 
     path = directory / "config.json"
     if not path.exists():
         raise UserError(f"{path}: no such file; is {directory} a checkpoint folder?")
     try:
-        model_type = json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        facts = facts_of(json.loads(path.read_text(encoding="utf-8")))
+        model_type = facts.pop("model_type")
+    except (ValueError, KeyError, AttributeError):
         raise UserError(f"{path}: must be a JSON object with a 'model_type'") from None
     try:
         spec_for(model_type)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    return AutoConfig.for_model(model_type, **facts)
 
 
 class StoredWeights(Mapping[str, "torch.Tensor"]):
@@ -109,7 +114,9 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel
 
     with init_empty_weights(include_buffers=False), no_init_weights():
         # A copy: transformers writes the dtype into the config that it is given.
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), dtype=dtype, trust_remote_code=False, attn_implementation=None, experts_implementation=None
+        )
     if getattr(config, "intermediate_sizes", None) is not None:
         uneven_widths.resize_mlps(model, spec_for(config.model_type), config.intermediate_sizes)
     model.tie_weights()
@@ -186,10 +193,8 @@ def load_fast_tokenizer(directory: Path) -> Tokenizer:
     path = directory / "tokenizer.json"
     if not path.exists():
         raise UserError(f"{path}: no such file; the pipeline needs a tokenizer.json")
-    try:
+    with blaming(path, "not a readable tokenizer, fetch or save it again"):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exceptions
-        raise UserError(f"{path}: not a readable tokenizer ({error}); fetch or save it again") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

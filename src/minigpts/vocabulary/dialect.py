@@ -1,4 +1,4 @@
-"""What kind of BPE a tokenizer.json holds: its merge rules, the symbols it starts from, and whether trimming it is exact.
+"""What kind of BPE a tokenizer.json holds: its merge rules, the symbols it starts from, and whether it can be trimmed exactly.
 
 Byte-level BPE (GPT-2, OPT, GPT-NeoX, Phi, Qwen, Llama 3, StableLM, tekken) starts from 256 characters that stand for bytes;
 SentencePiece's BPE (Llama 2, Mistral, Phi-3, Gemma) from characters, and spells those it doesn't know as ``<0x00>`` to
@@ -52,20 +52,20 @@ def base_symbols(definition: Mapping[str, Any]) -> set[str]:
     return vocab & (fallback | {token for token in vocab if len(token) == 1})
 
 
-def require_exact(definition: Mapping[str, Any]) -> None:
-    """Raise UserError, naming the reason, where a trimmed tokenizer could split or decode kept tokens otherwise."""
+def require_exact(definition: Mapping[str, Any], where: str = "tokenizer.json") -> None:
+    """Raise a UserError, naming the file ``where`` and the reason, if a trimmed tokenizer could split or decode differently."""
     reason = _obstacle(definition)
     if reason:
-        raise UserError(f"tokenizer.json: {reason}; take a model with another tokenizer")
+        raise UserError(f"{where}: {reason}; choose a model with another tokenizer")
 
 
 def _obstacle(definition: Mapping[str, Any]) -> str | None:
     model = definition["model"]
     if "merges" not in model:
-        return f"only BPE can be trimmed, not {model.get('type', 'this model')}"
+        return f"it is a {model.get('type')} tokenizer, and only BPE tokenizers can be trimmed"
     for field in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(field):
-            return f"BPE with {field} {model[field]!r} can't be trimmed"
+            return f"its {field} is {model[field]!r}, and a trimmed BPE tokenizer with one would split words differently"
     return _shared_id(model["vocab"]) or _merge_of_stand_in(definition) or _decoder_between_tokens(definition)
 
 
@@ -74,23 +74,23 @@ def _shared_id(vocab: Mapping[str, int]) -> str | None:
         return None
     first: dict[int, str] = {}
     token, other = next((token, first[token_id]) for token, token_id in vocab.items() if first.setdefault(token_id, token) != token)
-    return f"{other!r} and {token!r} share the id {vocab[token]}, so that id has no one spelling"
+    return f"its tokens {other!r} and {token!r} share the id {vocab[token]}"
 
 
 def _merge_of_stand_in(definition: Mapping[str, Any]) -> str | None:
-    """A byte or unknown token stands for other characters than it is spelled with: its own string doesn't derive it."""
+    """A byte or unknown token stands for characters it isn't spelled with, so its own string doesn't derive it."""
     stand_ins = unknown(definition) | (set(BYTE_TOKENS) if definition["model"].get("byte_fallback") else set())
     for left, right in map(parts_of, definition["model"]["merges"] if stand_ins else ()):
         if left in stand_ins or right in stand_ins or left + right in stand_ins:
-            return f"the merge of {left!r} and {right!r} has a byte or unknown token in it"
+            return f"it merges {left!r} and {right!r}, one of which is a byte token or the unknown token"
     return None
 
 
 def _decoder_between_tokens(definition: Mapping[str, Any]) -> str | None:
-    """Text must not depend on where the borders between tokens lie, since a string with a dropped token is split elsewhere."""
+    """Decoding must not depend on where tokens begin and end, since a string that held a removed token is split elsewhere."""
     steps = _steps(definition.get("decoder"))
     if not steps:
-        return "without a decoder, text depends on how it is split"
+        return "it has no decoder, so the decoded text depends on how it was split into tokens"
     for step in steps:
         kind = step["type"]
         if kind == "Fuse":  # from here on there is one string
@@ -102,7 +102,7 @@ def _decoder_between_tokens(definition: Mapping[str, Any]) -> str | None:
             or kind == "ByteFallback"
         )
         if not by_character:
-            return f"its decoder {kind} treats text by how it is split"
+            return f"its decoder {kind} makes the decoded text depend on how it was split into tokens"
     return None
 
 

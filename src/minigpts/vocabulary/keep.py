@@ -12,9 +12,9 @@ change which of the remaining ones comes first. Hence one derivation a token is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigpts import artifacts
-from minigpts.errors import UserError
+from minigpts.errors import UserError, blaming
 from minigpts.vocabulary import dialect
 from minigpts.vocabulary.trim import ids_of
 
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 
 # Put before a chat template, it answers for the clock that some ask (Llama 3.2's): what is kept must not depend on the date.
 ANY_DAY = "{% macro strftime_now(format) %}{{ days[format] }}{% endmacro %}{{ '' }}"
+
+# What a template that writes of tools alone is rendered with.
+EXAMPLE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "a",
+        "description": "a",
+        "parameters": {"type": "object", "properties": {"a": {"type": "string", "description": "a"}}, "required": ["a"]},
+    },
+}
 
 # Why a token stays; one that has several reasons is booked under the first.
 REASONS = ("counted", "special", "byte", "template", "glossary", "builds")
@@ -127,18 +137,24 @@ def derivation(token: str, ranks: dialect.Ranks) -> set[str]:
 
 
 def template_ids(directory: Path, tokenizer: Tokenizer) -> set[int]:
-    """Ids of the tokens that a checkpoint's chat template writes, rendered around one-letter messages and piece by piece.
-
-    ``tokenizer`` is the checkpoint's. Without a ``chat_template.jinja`` there are none.
-    """
+    """Ids of the tokens that a checkpoint's chat template writes, as :func:`written_ids`; none without ``chat_template.jinja``."""
     path = directory / "chat_template.jinja"
     if not path.exists():
         return set()
-    template = path.read_text(encoding="utf-8")
     settings = artifacts.read_json(directory / "tokenizer_config.json")
     special = {role: token for role, token in settings.items() if role.endswith("_token") and isinstance(token, str)}
-    texts = {*_literals(template), *_rendered_conversations(template, special)}
-    return {token_id for text in texts for token_id in tokenizer.encode(text, add_special_tokens=False).ids}
+    return written_ids(path.read_text(encoding="utf-8"), special, tokenizer, str(path))
+
+
+def written_ids(template: str, special: Mapping[str, str], tokenizer: Tokenizer, where: str) -> set[int]:
+    """Ids of the tokens that a chat template writes, rendered around one-letter messages and piece by piece.
+
+    ``special`` are the special tokens by role ("eos_token"). Raises UserError, naming the file ``where``, for a template that
+    renders no conversation at all, even with a tool.
+    """
+    with blaming(where, "the chat template doesn't work; mend it or remove it"):
+        texts = {*_literals(template), *_rendered_conversations(template, special)}
+        return {token_id for text in texts for token_id in tokenizer.encode(text, add_special_tokens=False).ids}
 
 
 def _literals(template: str) -> list[str]:
@@ -149,21 +165,27 @@ def _literals(template: str) -> list[str]:
     return [token.value for token in stream if token.type in ("data", "string")]
 
 
-def _rendered_conversations(template: str, special: Mapping[str, str]) -> Iterator[str]:
-    from jinja2 import TemplateError
+def _rendered_conversations(template: str, special: Mapping[str, str]) -> list[str]:
+    """Each conversation as the template writes it, with and without a prompt for an answer; with a tool if it needs one."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     days = {literal: _every_day(literal) for literal in _literals(template) if "%" in literal}
     system, user, assistant = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
-    for conversation in ([user], [system, user], [user, assistant, user, assistant], [system, user, assistant]):
-        for prompt in (False, True):
+    conversations = ([user], [system, user], [user, assistant, user, assistant], [system, user, assistant])
+    rendered: list[str] = []
+    for tools in (None, [EXAMPLE_TOOL]):
+        for conversation, prompt in product(conversations, (False, True)):
             try:
-                (rendered,), _ = render_jinja_template(
-                    [conversation], chat_template=ANY_DAY + template, add_generation_prompt=prompt, days=days, **special
+                (text,), _ = render_jinja_template(
+                    [conversation], tools, chat_template=ANY_DAY + template, add_generation_prompt=prompt, days=days, **special
                 )
-            except TemplateError:  # some templates refuse a system message
-                continue
-            yield rendered
+            except Exception as error:  # a template is a program: some refuse a system message, others fail without tools
+                failure = error
+            else:
+                rendered.append(text)
+        if rendered:
+            return rendered
+    raise failure
 
 
 def _every_day(date_format: str) -> str:

@@ -51,6 +51,6 @@ def warning(longer: Sequence[tuple[str, int]]) -> str:
     """One line about the same."""
     named = ", ".join(listed(longer, NAMED))
     return (
-        f"warning: the child spells {len(longer):,} words of the test text in more tokens than the parent; by number of documents:"
-        f" {named}{', …' if len(longer) > NAMED else ''}. dataset.keep_terms names what must stay whole"
+        f"warning: the child spells {len(longer):,} words of the validation text in more tokens than the parent; by number of"
+        f" documents: {named}{', …' if len(longer) > NAMED else ''}. dataset.keep_terms names what must stay whole"
     )

@@ -109,12 +109,26 @@ def needed_ids(settings: Mapping[str, Any], tokens: Sequence[str | None], where:
     needed: set[int] = set()
     for field in NEEDED_IDS:
         for token_id in _flatten(settings.get(field)):
-            if not 0 <= token_id < len(tokens) or tokens[token_id] is None:
+            known = type(token_id) is int and 0 <= token_id < len(tokens) and tokens[token_id] is not None
+            if not known:
                 raise UserError(
-                    f"{where}: {field} {token_id} is none of the tokenizer's {len(tokens)} tokens; set it to one of them or to null"
+                    f"{where}: {field} {token_id!r} is none of the tokenizer's {len(tokens)} tokens;"
+                    " set it to one of them or to null"
                 )
             needed.add(token_id)
     return needed
+
+
+def without_minus_one(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A config or generation config with None, or one id less, where a token id is −1: older tools wrote that for none."""
+    meant: dict[str, Any] = {}
+    for field in {*NEEDED_IDS, *UNWANTED_IDS} & settings.keys():
+        value = settings[field]
+        if isinstance(value, list):
+            meant[field] = [token_id for token_id in value if token_id != -1] or None
+        elif value == -1:
+            meant[field] = None
+    return {**settings, **meant}
 
 
 def rename_settings(settings: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
@@ -161,7 +175,8 @@ def trim_files(directory: Path, definition: Mapping[str, Any], parent: Tokenizer
     _edit_json(directory / "tokenizer_config.json", lambda settings: _rename_legacy_keys(settings, kept))
     child.no_truncation()
     child.no_padding()
-    _check(directory, parent, child, kept)
+    require_same_text(parent, child, kept)
+    _require_stock(directory, child, len(kept))
 
 
 def _edit_json(path: Path, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -182,21 +197,24 @@ def _rename_legacy_keys(settings: dict[str, Any], kept: Sequence[int]) -> dict[s
     }
 
 
-def _check(directory: Path, parent: Tokenizer, child: Tokenizer, kept: Sequence[int]) -> None:
-    stock = checkpoint.load_tokenizer(directory)
+def require_same_text(parent: Tokenizer, child: Tokenizer, kept: Sequence[int], where: str = "tokenizer.json") -> None:
+    """Raise a UserError, naming the file ``where``, unless ``child`` has the tokens ``kept`` and decodes as ``parent`` does."""
     planned = [parent.id_to_token(old) for old in kept]
     if [child.id_to_token(new) for new in range(len(kept))] != planned:
-        raise UserError("tokenizer.json: loads with other tokens or ids than it states; save it anew with the tokenizers library")
-    if len(stock) != len(kept):
+        raise UserError(f"{where}: loads with other tokens or ids than it states; save it anew with the tokenizers library")
+    for probe in PROBES:
+        if child.decode(child.encode(probe).ids) != parent.decode(parent.encode(probe).ids):
+            raise UserError(f"{where}: once trimmed, it decodes {probe!r} differently; choose a model with another tokenizer")
+
+
+def _require_stock(directory: Path, child: Tokenizer, size: int) -> None:
+    stock = checkpoint.load_tokenizer(directory)
+    if len(stock) != size:
         raise UserError(
-            f"tokenizer_config.json: makes AutoTokenizer load {len(stock)} tokens where tokenizer.json has {len(kept)};"
-            " name none but those"
+            f"tokenizer_config.json: makes AutoTokenizer load {len(stock)} tokens where tokenizer.json has {size}; name only those"
         )
     for probe in PROBES:
-        ids = child.encode(probe).ids
-        if ids != stock(probe)["input_ids"]:
+        if child.encode(probe).ids != stock(probe)["input_ids"]:
             raise UserError(
-                f"tokenizer_config.json: tokenizer_class makes AutoTokenizer split {probe!r} otherwise; set TokenizersBackend"
+                f"tokenizer_config.json: tokenizer_class makes AutoTokenizer split {probe!r} differently; set TokenizersBackend"
             )
-        if child.decode(ids) != parent.decode(parent.encode(probe).ids):
-            raise UserError(f"tokenizer.json: once trimmed, it decodes {probe!r} otherwise; take a model with another tokenizer")

@@ -247,3 +247,10 @@ def test_a_hub_that_is_ill_is_one_line(hub, client):
     hub.error = 503
     line = client.refused("us/whole", "main", NO_WAITING + DOWNLOAD)
     assert line == f"us/whole@main: {hub.url} answers 503 Service Unavailable; try again later"
+
+
+def test_what_is_no_hub_is_one_line(hub, client):
+    hub.portal = True
+    failed = "us/whole@main: the download failed; check the network, and HF_ENDPOINT where it is set ("
+    assert client.refused("us/whole").startswith(failed)
+    assert client.refused("us/whole", HF_ENDPOINT="http://[no-address").startswith(failed)

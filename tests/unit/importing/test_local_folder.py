@@ -266,13 +266,16 @@ BAD = {
         "says tie_word_embeddings, but lm_head differs from model.embed_tokens",
     ),
     "token of the config alone": (tokenizer_config(pad_token="<pad>"), r"lacks the token '<pad>'"),
-    "tokenizer's own code": (tokenizer_config(tokenizer_class="My", auto_map={"AutoTokenizer": ["my.My", None]}), "custom code"),
+    "tokenizer's own code": (
+        tokenizer_config(tokenizer_class="My", auto_map={"AutoTokenizer": ["my.My", None]}),
+        "code of its own",
+    ),
     "half a config": (half("config.json"), r"config.json: not valid JSON"),
-    "half a tokenizer": (half("tokenizer.json"), "transformers can't load its tokenizer"),
+    "half a tokenizer": (half("tokenizer.json"), r"tokenizer\.json: not a readable tokenizer"),
     "half a generation config": (half("generation_config.json"), r"generation_config.json: not valid JSON"),
     "empty index": (empty_index, r"index.json: has no 'weight_map'"),
     "index to elsewhere": (elsewhere, r"index.json: names '../model.safetensors', which is no safetensors file beside it"),
-    "padding without a row": (config(pad_token_id=9999), r"config.json: no model can be built of it \(AssertionError: "),
+    "padding without a row": (config(pad_token_id=9999), r"config.json: pad_token_id 9999 is none of the tokenizer's 386 tokens"),
     "activation nobody knows": (config(hidden_act="relish"), r"config.json: no model can be built of it \(KeyError: "),
     "list of model types": (config(model_type=["llama"]), r"config.json: must be a JSON object with a 'model_type'"),
     "config against itself": (config(num_attention_heads=3), r"config.json: .*not a multiple of the number of attention heads"),
@@ -296,7 +299,9 @@ def test_a_token_without_an_embedding_row_is_refused(folder):
     rows = load_file(folder / "model.safetensors")["model.embed_tokens.weight"].shape[0]
     weight("model.embed_tokens.weight", lambda old: old[:-1])(folder)
     edit(folder / "config.json", vocab_size=rows - 1)
-    with pytest.raises(UserError, match=f"token id {rows - 1}, config.json's vocab_size is {rows - 1}"):
+    with pytest.raises(
+        UserError, match=rf"tokenizer\.json: has the token id {rows - 1}, but vocab_size in .*config\.json is {rows - 1}"
+    ):
         converted(folder)
 
 

@@ -7,7 +7,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from minigpts.errors import UserError
-from minigpts.importing.paper_models import PRESETS, HubModel
+from minigpts.importing.paper_models import PAPER_MODELS, HubModel
 from minigpts.model import checkpoint
 from stages import fetch_model
 from tests import tiny
@@ -67,7 +67,7 @@ def hub(tmp_path, source, monkeypatch):
     revisions = {"main": sharded, "refs/pr/1": source}
     with Hub({"us/tiny": Repository(revisions)}) as hub:
         in_this_process(monkeypatch, hub.url, tmp_path / "cache")
-        monkeypatch.setitem(fetch_model.PRESETS, "phi-1.5", HubModel("us/tiny", hub.repositories["us/tiny"].commit("main")))
+        monkeypatch.setitem(fetch_model.PAPER_MODELS, "phi-1.5", HubModel("us/tiny", hub.repositories["us/tiny"].commit("main")))
         yield hub
 
 
@@ -99,8 +99,26 @@ def test_a_refusal_names_the_repository_and_not_the_cache(fetch, hub, source, tm
     assert not (tmp_path / "base").exists()
 
 
+def test_what_a_repository_holds_besides_is_named_as_it_is_fetched_and_never_asked_for(fetch, hub, source, tmp_path, capfd):
+    beside = shutil.copytree(source, tmp_path / "beside")
+    for name in ("adapter_config.json", "consolidated.safetensors", "pytorch_model.bin", "modeling_own.py", "README.md"):
+        (beside / name).write_text("{}")
+    hub.repositories["us/tiny"].revisions["main"] = beside
+    first = contents(fetch(source="hub", repo_id="us/tiny", revision="main"))
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "not read" in line]
+    assert line == (
+        "us/tiny@main: not read: adapter_config.json (an adapter; if it belongs to the model, merge it into the weights first);"
+        " consolidated.safetensors (another set of weights); modeling_own.py (code, which is never run);"
+        " pytorch_model.bin (weights that unpickling would run as code)"
+    )
+    asked = {request.path.rsplit("/", 1)[1] for request in hub.requests if "/resolve/" in request.path}
+    assert not asked & {"adapter_config.json", "consolidated.safetensors", "pytorch_model.bin", "modeling_own.py"}
+    assert contents(fetch(source="hub", repo_id="us/tiny", revision="main")) == first
+    assert "not read" not in capfd.readouterr().err
+
+
 def test_presets_are_pinned_to_commits():
-    assert [re.fullmatch("[0-9a-f]{40}", preset.revision) is not None for preset in PRESETS.values()] == [True] * 3
+    assert [re.fullmatch("[0-9a-f]{40}", preset.revision) is not None for preset in PAPER_MODELS.values()] == [True] * 3
 
 
 def test_dtype_is_the_weights(fetch, wheel):

@@ -1,4 +1,4 @@
-"""The stage with a glossary and with a test text: 100 rare terms that the training text doesn't hold."""
+"""The stage with a glossary and with a validation text: 100 rare terms that the training text doesn't hold."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RARE = [
     for b in ["kerat", "fibr", "gloss", "neur", "chond"]
     for c in ["oma", "itis", "al", "ic", "osis"]
 ]
-TEST = [f"the {term} near the heart" for term in [*RARE, *RARE]]
+VALIDATION = [f"the {term} near the heart" for term in [*RARE, *RARE]]
 
 
 class Run:
@@ -36,7 +36,7 @@ class Run:
         assert all(len(tokenizer.encode(f" {term}").ids) == 1 for term in RARE)
         write_counts(folder / "counts.parquet", tokenizer, count_tokens(tokenizer, TEXT))
         (folder / "terms.json").write_text(json.dumps(RARE))
-        artifacts.write_table(folder / "test.parquet", {"text": TEST})
+        artifacts.write_table(folder / "validation.parquet", {"text": VALIDATION})
 
     def _teach_terms(self, path: Path) -> None:
         stock = Tokenizer.from_file(str(path))
@@ -48,7 +48,7 @@ class Run:
             initial_alphabet=[chr(value) for value in range(33, 127)],
             show_progress=False,
         )
-        tokenizer.train_from_iterator([*tiny.sentences(300), *TEST], trainer)
+        tokenizer.train_from_iterator([*tiny.sentences(300), *VALIDATION], trainer)
         alphabet = [token for token in stock.get_vocab() if len(token) == 1]
         vocab = tokenizer.get_vocab()
         definition = json.loads(tokenizer.to_str())
@@ -59,7 +59,7 @@ class Run:
     def __call__(self, *with_flags: str, threshold: float = 0.0) -> dict:
         (self.folder / "params.yaml").write_text(f"embedding_threshold: {threshold}\n")
         names = {"counts": "counts.parquet", "params": "params.yaml", "metrics": "metrics.json", "out": "pruned"}
-        names |= {flag: {"keep-terms": "terms.json", "test": "test.parquet"}[flag] for flag in with_flags}
+        names |= {flag: {"keep-terms": "terms.json", "validation": "validation.parquet"}[flag] for flag in with_flags}
         flags = [word for flag, name in names.items() for word in (f"--{flag}", str(self.folder / name))]
         prune_embeddings.main(["--model", str(self.parent), *flags])
         return artifacts.read_json(self.folder / "metrics.json")
@@ -84,22 +84,22 @@ def test_a_hundred_rare_terms_still_encode_as_the_parent_encodes_them(run: Run, 
 
 
 def test_without_the_glossary_the_warning_names_them(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = run("test")
+    metrics = run("validation")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert metrics["test_terms_spelled_longer"] == [f"{term} (2)" for term in sorted(RARE)]
-    assert metrics["num_test_terms_spelled_longer"] == 100
-    assert " 100 words of the test text" in line and f"{min(RARE)} (2)" in line
+    assert metrics["validation_terms_spelled_longer"] == [f"{term} (2)" for term in sorted(RARE)]
+    assert metrics["num_validation_terms_spelled_longer"] == 100
+    assert " 100 words of the validation text" in line and f"{min(RARE)} (2)" in line
     assert metrics["tokens_kept"]["glossary"] == 0
 
 
 def test_with_the_glossary_nothing_is_warned_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("test", "keep-terms")["test_terms_spelled_longer"] == []
+    assert run("validation", "keep-terms")["validation_terms_spelled_longer"] == []
     assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("terms", [[], ["keep-terms"]])
-def test_the_test_text_never_changes_what_is_kept(run: Run, terms: list[str]) -> None:
+def test_the_validation_text_never_changes_what_is_kept(run: Run, terms: list[str]) -> None:
     run(*terms)
     files = {path.name: path.read_bytes() for path in run.out.iterdir()}
-    run("test", *terms)
+    run("validation", *terms)
     assert {path.name: path.read_bytes() for path in run.out.iterdir()} == files

@@ -35,27 +35,27 @@ def test_every_familys_dialect_is_taken(kind: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"type": "Unigram", "vocab": [["a", -1.0]]}}, "only BPE can be trimmed, not Unigram"),
-        ({"model": {"type": "WordPiece", "vocab": {"a": 0}}}, "only BPE can be trimmed, not WordPiece"),
-        (_model(end_of_word_suffix="</w>"), "end_of_word_suffix '</w>'"),
-        (_model(continuing_subword_prefix="##"), "continuing_subword_prefix '##'"),
-        (_model(dropout=0.1), "dropout 0.1"),
+        ({"model": {"type": "Unigram", "vocab": [["a", -1.0]]}}, "it is a Unigram tokenizer, and only BPE"),
+        ({"model": {"type": "WordPiece", "vocab": {"a": 0}}}, "it is a WordPiece tokenizer, and only BPE"),
+        (_model(end_of_word_suffix="</w>"), "end_of_word_suffix is '</w>'"),
+        (_model(continuing_subword_prefix="##"), "continuing_subword_prefix is '##'"),
+        (_model(dropout=0.1), "dropout is 0.1"),
         (_model(vocab={"a": 0, "b": 1, "c": 1}), "'b' and 'c' share the id 1"),
-        ({"decoder": None}, "without a decoder"),
+        ({"decoder": None}, "it has no decoder"),
         ({"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}}, "its decoder WordPiece"),
         ({"pre_tokenizer": None}, "its decoder ByteLevel"),
     ],
 )
 def test_what_is_no_plain_byte_level_bpe_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=rf"^tokenizer\.json: .*{message}.*; take a model with another tokenizer$"):
+    with pytest.raises(UserError, match=rf"^tokenizer\.json: .*{message}.*; choose a model with another tokenizer$"):
         require_exact({**byte_level(), **changes})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (_pieces(["<0xE8>", "<0x82>"], "<0xE8><0x82>"), "the merge of '<0xE8>' and '<0x82>' has a byte or unknown token in it"),
-        (_pieces(["<unk>", "a"], "<unk>a"), "the merge of '<unk>' and 'a' has a byte or unknown token in it"),
+        (_pieces(["<0xE8>", "<0x82>"], "<0xE8><0x82>"), "it merges '<0xE8>' and '<0x82>', one of which is a byte token"),
+        (_pieces(["<unk>", "a"], "<unk>a"), "it merges '<unk>' and 'a', one of which is a byte token or the unknown token"),
         (_decoder(METASPACE, BYTES, FUSE), "its decoder Metaspace"),
         (_decoder({"type": "Replace", "pattern": {"String": "▁▁"}, "content": " "}, BYTES, FUSE), "its decoder Replace"),
         (_decoder({"type": "Replace", "pattern": {"Regex": "▁"}, "content": " "}, BYTES, FUSE), "its decoder Replace"),
