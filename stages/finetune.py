@@ -11,6 +11,7 @@ from pathlib import Path
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
+from minigpts.model.weights import StoredWeights, read_tensors
 from minigpts.training import recipe, resuming
 
 Params = recipe.Recipe  # the finetune section
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from minigpts.training import data, distillation, trainer
 
     device(runtime)
-    config, dtype = checkpoint.load_config(args.model), checkpoint.StoredWeights(args.model).dtype
+    config, dtype = checkpoint.load_config(args.model), StoredWeights(args.model).dtype
     packing.require_positions(config, settings.sequence_length, "finetune.sequence_length")
     tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general_text(settings)
     sequences, share = data.draw_sequences(tokenizer, train, packing.boundaries(tokenizer, config), settings, general)
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if not result.is_main_process:
         return
-    weights = artifacts.read_tensors(result.weights)
+    weights = read_tensors(result.weights)
     with checkpoint.saving(args.out, config, weights.items(), companions=args.model) as folder:
         for index_map in sorted(args.model.glob("*.parquet")):
             shutil.copyfile(index_map, folder / index_map.name)

@@ -16,7 +16,7 @@ from minigpts.errors import UserError
 from minigpts.importing import local_folder
 from minigpts.importing.imported import ImportedModel, named
 from minigpts.importing.paper_models import HubModel
-from minigpts.model import checkpoint
+from minigpts.model.weights import WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -94,8 +94,7 @@ def _conversion(model: HubModel) -> str | None:
     api = HfApi()
     if not any(file.endswith(local_folder.PICKLED) for file in api.list_repo_files(model.repo_id, revision=model.revision)):
         raise UserError(
-            f"{name(model)}: has neither {checkpoint.WEIGHTS} nor {local_folder.INDEX};"
-            " name a repository with a language model's weights"
+            f"{name(model)}: has neither {WEIGHTS} nor {local_folder.INDEX}; name a repository with a language model's weights"
         )
     for request in api.get_repo_discussions(
         model.repo_id, author=CONVERSION_BOT, discussion_type="pull_request", discussion_status="open"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
+from minigpts.model.weights import StoredWeights
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +108,7 @@ def verify(directory: Path) -> None:
 
     Every weight is finite; every token has an embedding row; and stock ``AutoTokenizer`` tokenizes as ``tokenizer.json`` does.
     """
-    for name, tensor in checkpoint.StoredWeights(directory).items():
+    for name, tensor in StoredWeights(directory).items():
         if not (tensor.amin() * 0 + tensor.amax() * 0).isfinite():  # NaN carries through both; many times faster than all of them
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(

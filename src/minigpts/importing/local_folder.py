@@ -13,13 +13,14 @@ from minigpts.importing import spm
 from minigpts.importing.imported import ImportedModel, named
 from minigpts.model import checkpoint
 from minigpts.model.families import SPECS, spec_for
+from minigpts.model.weights import WEIGHTS
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-INDEX = f"{checkpoint.WEIGHTS}.index.json"
+INDEX = f"{WEIGHTS}.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 FULL_PRECISION = ("F64", "F32", "F16", "BF16")
 RESAVE = "load it once where you trust it, save_pretrained it elsewhere, and name that folder"
@@ -96,8 +97,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files that hold the weights: the only one, or those of the index beside it."""
     index = folder / INDEX
-    if (folder / checkpoint.WEIGHTS).exists() or not index.exists():
-        return [checkpoint.WEIGHTS]
+    if (folder / WEIGHTS).exists() or not index.exists():
+        return [WEIGHTS]
     names = _read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise UserError(f"{index}: has no 'weight_map' from tensors to files")
@@ -138,8 +139,8 @@ def _model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
 
     _check_weights(folder)
     if getattr(config, "intermediate_sizes", None) is not None:  # ours: no stock class has such widths
-        if not (folder / checkpoint.WEIGHTS).exists():
-            raise UserError(f"{folder}: widths that differ between layers are read from {checkpoint.WEIGHTS} alone; save it in one")
+        if not (folder / WEIGHTS).exists():
+            raise UserError(f"{folder}: widths that differ between layers are read from {WEIGHTS} alone; save it in one")
         return checkpoint.load_model(folder, config.dtype)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its tables of what doesn't fit: the first such tensor is named below

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,19 +22,16 @@ from typing import TYPE_CHECKING, Any
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model.families import spec_for
+from minigpts.model.weights import WEIGHTS, NamedTensors, Shapes, StoredWeights, TensorWriter, num_parameters
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 COMPANIONS = (*TOKENIZER_FILES, "generation_config.json")
 SKIPPED = "skipped.json"  # stands alone in the folder of a checkpoint whose stage was switched off
-
-Shapes = Mapping[str, tuple[int, ...]]
-NamedTensors = Iterable[tuple[str, "torch.Tensor | artifacts.StoredTensor"]]
 
 
 def load_config(directory: Path) -> PreTrainedConfig:
@@ -54,49 +50,6 @@ def load_config(directory: Path) -> PreTrainedConfig:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return AutoConfig.from_pretrained(directory, trust_remote_code=False)
-
-
-class StoredWeights(Mapping[str, "torch.Tensor"]):
-    """The tensors of a checkpoint by name, each read from disk when it is asked for; a tied lm_head has no entry of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        """Read names, shapes and places. Raises UserError for a truncated or foreign file."""
-        self.path = directory / WEIGHTS
-        self.entries = artifacts.stored_tensors(self.path)
-        self.shapes: Shapes = {name: entry.shape for name, entry in self.entries.items()}
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        """The tensor as it is stored."""
-        if name not in self.entries:
-            raise KeyError(name)
-        return self._read([name])[name]
-
-    def under(self, module: str) -> dict[str, torch.Tensor]:
-        """The tensors of one module, by their names below it."""
-        prefix = f"{module}."
-        found = self._read([name for name in self.entries if name.startswith(prefix)])
-        return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-
-    def _read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        from safetensors import safe_open
-
-        # The file is opened anew each time, since as long as it is open all that was read of it stays mapped.
-        with safe_open(self.path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names}
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The one dtype of a checkpoint's tensors."""
-        return self[min(self.shapes, key=lambda name: len(self.shapes[name]))].dtype
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -128,7 +81,7 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     model = empty_model(config, dtype)
     _check(_shapes(model), stored.shapes, stored.path)
     for name, tensor in stored.items():
-        set_tensor(model, name, tensor.to(dtype, copy=True))  # a copy: the file itself must not stay mapped
+        set_tensor(model, name, tensor.to(dtype))
     model.tie_weights()
     if (directory / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(directory)
@@ -220,7 +173,7 @@ def saving(directory: Path, config: PreTrainedConfig, weights: NamedTensors, com
 def _write_weights(path: Path, config: PreTrainedConfig, weights: NamedTensors, directory: Path) -> None:
     expected = stored_shapes(config)
     with path.open("wb") as file:
-        writer = artifacts.TensorWriter(file, expected, config.dtype, {"format": "pt"})
+        writer = TensorWriter(file, expected, config.dtype, {"format": "pt"})
         for name, tensor in weights:
             _check({name: expected[name]} if name in expected else {}, {name: tuple(tensor.shape)}, directory)
             writer.write(name, tensor)
@@ -242,8 +195,3 @@ def sizes(directory: Path) -> dict[str, Any]:
         "checkpoint_bytes": stored.path.stat().st_size,
         "vocab_size": load_config(directory).vocab_size,
     }
-
-
-def num_parameters(shapes: Shapes) -> int:
-    """Numbers in all tensors of ``shapes``."""
-    return sum(math.prod(shape) for shape in shapes.values())

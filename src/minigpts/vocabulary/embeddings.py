@@ -14,7 +14,7 @@ from minigpts.vocabulary.trim import rename_settings
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from minigpts.model.checkpoint import NamedTensors, StoredWeights
+    from minigpts.model.weights import NamedTensors, StoredWeights
 
 
 def slice_vocabulary(stored: StoredWeights, spec: ArchitectureSpec, kept: Sequence[int]) -> NamedTensors:

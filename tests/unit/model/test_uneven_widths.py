@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from minigpts.errors import UserError
 from minigpts.model import checkpoint, uneven_widths
 from minigpts.model.families import SPECS, spec_for
+from minigpts.model.weights import StoredWeights
 from tests import tiny
 
 WIDTHS = [77, 31, 52]
@@ -117,7 +118,7 @@ def widened(name, tensor, shape, spec):
 def test_equals_a_stock_model_with_silent_neurons(variant, folders, elsewhere, tmp_path):
     _, tensors, _ = elsewhere
     family, changes = tiny.VARIANTS[variant]
-    config, stored = tiny.config(family, VOCAB, **changes), checkpoint.StoredWeights(folders[variant])
+    config, stored = tiny.config(family, VOCAB, **changes), StoredWeights(folders[variant])
     config.dtype = torch.float32
     shapes = checkpoint.stored_shapes(config)
     wide = {name: widened(name, tensor, shapes[name], spec_for(family)) for name, tensor in stored.items()}

@@ -8,22 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minigpts import artifacts
 from minigpts.errors import UserError
+from minigpts.model.weights import TensorWriter, stored_tensors, write_tensors
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     tensors = {"a": torch.arange(12.0).view(3, 4).bfloat16(), "b": torch.ones(5, dtype=torch.bfloat16)}
-    artifacts.write_tensors(tmp_path / "source.safetensors", tensors)
+    write_tensors(tmp_path / "source.safetensors", tensors)
     return tmp_path / "source.safetensors"
 
 
 def copied(source: Path, out: Path) -> dict[str, torch.Tensor]:
     """``b`` and a new ``c`` in any order, ``a`` as the file holds it."""
-    entries = artifacts.stored_tensors(source)
+    entries = stored_tensors(source)
     with out.open("wb") as file:
-        writer = artifacts.TensorWriter(file, {"a": (3, 4), "b": (5,), "c": (2,)}, torch.bfloat16, {"format": "pt"})
+        writer = TensorWriter(file, {"a": (3, 4), "b": (5,), "c": (2,)}, torch.bfloat16, {"format": "pt"})
         writer.write("c", torch.tensor([7.0, 8.0], dtype=torch.bfloat16))
         writer.write("a", entries["a"])
         assert writer.missing() == ["b"]
@@ -72,17 +72,17 @@ def test_a_kernel_that_copies_a_part_is_gone_on_for(source, tmp_path, monkeypatc
 
 
 def test_a_file_cut_short_is_refused(source, tmp_path):
-    entries = artifacts.stored_tensors(source)
+    entries = stored_tensors(source)
     os.truncate(source, source.stat().st_size - 4)
     with pytest.raises(UserError, match=r"source\.safetensors: not a readable safetensors file"):
-        artifacts.stored_tensors(source)
+        stored_tensors(source)
     with (tmp_path / "out").open("wb") as file, pytest.raises(UserError, match="shorter than its header says"):
-        artifacts.TensorWriter(file, {"b": (5,)}, torch.bfloat16, {}).write("b", entries["b"])
+        TensorWriter(file, {"b": (5,)}, torch.bfloat16, {}).write("b", entries["b"])
 
 
 def test_what_was_not_announced_is_refused(tmp_path):
     with (tmp_path / "out").open("wb") as file:
-        writer = artifacts.TensorWriter(file, {"a": (2,)}, torch.float32, {})
+        writer = TensorWriter(file, {"a": (2,)}, torch.float32, {})
         for tensor in (torch.ones(3), torch.ones(2, dtype=torch.bfloat16)):
             with pytest.raises(ValueError, match="announced"):
                 writer.write("a", tensor)
