@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 
 from minigpts import artifacts
+from minigpts.model.transformers4 import tokenizer_settings
 from minigpts.model.weights import WEIGHTS, TensorWriter, write_tensors
 from minigpts.vocabulary import counts
 
@@ -188,7 +189,7 @@ def _write_checkpoint(folder: Path, config: PreTrainedConfig, tokenizer: Tokeniz
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     eos = tokenizer.id_to_token(config.eos_token_id)
-    artifacts.write_json(folder / "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend", "eos_token": eos})
+    artifacts.write_json(folder / "tokenizer_config.json", tokenizer_settings(config.max_position_embeddings, {"eos_token": eos}))
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in AutoModelForCausalLM.from_config(config).named_parameters()}
     total = sum(math.prod(shape) for shape in shapes.values())

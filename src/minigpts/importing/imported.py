@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
+from minigpts.model.transformers4 import tokenizer_settings
 from minigpts.model.weights import StoredWeights
 
 if TYPE_CHECKING:
@@ -91,13 +92,7 @@ def _name_special_ids(model: ImportedModel) -> None:
 def _write_companions(model: ImportedModel, folder: Path) -> None:
     model.generation_config.save_pretrained(folder)
     model.tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        # Other classes of transformers 5 replace the file's pre-tokenizer with one of their own.
-        "tokenizer_class": "TokenizersBackend",
-        "model_max_length": model.config.max_position_embeddings,
-        "clean_up_tokenization_spaces": False,
-        **model.special_tokens,
-    }
+    settings = tokenizer_settings(model.config.max_position_embeddings, model.special_tokens)
     artifacts.write_json(folder / "tokenizer_config.json", settings)
     if model.chat_template is not None:
         (folder / "chat_template.jinja").write_text(model.chat_template, encoding="utf-8", newline="\n")

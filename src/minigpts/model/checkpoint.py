@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model.families import spec_for
+from minigpts.model.transformers4 import both_spellings
 from minigpts.model.weights import WEIGHTS, NamedTensors, Shapes, StoredWeights, TensorWriter, num_parameters
 
 if TYPE_CHECKING:
@@ -88,9 +89,12 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def set_tensor(model: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Make ``tensor`` the parameter or buffer ``name`` of ``model``, without copying it."""
+def set_tensor(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
+    """Make ``tensor`` the parameter or buffer of ``model`` that the weights file calls ``name``, without copying it."""
     module, _, attribute = name.rpartition(".")
+    spec = spec_for(model.config.model_type)
+    if module == spec.stored_lm_head:
+        module = spec.lm_head
     model.get_submodule(module).load_state_dict({attribute: tensor}, strict=False, assign=True)
 
 
@@ -104,10 +108,11 @@ def _shapes(model: PreTrainedModel) -> Shapes:
 
 
 def _untied(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The state dict as it is stored: a tied lm_head left out."""
-    weights = dict(model.state_dict())
-    if model.config.tie_word_embeddings:
-        weights.pop(f"{spec_for(model.config.model_type).lm_head}.weight", None)
+    """The state dict as it is stored: a tied lm_head left out, another by the name it has in the file."""
+    weights, spec = dict(model.state_dict()), spec_for(model.config.model_type)
+    head = weights.pop(f"{spec.lm_head}.weight", None)
+    if head is not None and not model.config.tie_word_embeddings:
+        weights[f"{spec.stored_lm_head}.weight"] = head
     return weights
 
 
@@ -162,12 +167,19 @@ def saving(directory: Path, config: PreTrainedConfig, weights: NamedTensors, com
     with artifacts.replacing(directory) as temporary:
         temporary.mkdir()
         uneven_widths.ship(config, temporary)
-        config.save_pretrained(temporary)
+        _write_config(temporary, config)
         _write_weights(temporary / WEIGHTS, config, weights, directory)
         for name in COMPANIONS:
             if (companions / name).exists():
                 shutil.copyfile(companions / name, temporary / name)
         yield temporary
+
+
+def _write_config(folder: Path, config: PreTrainedConfig) -> None:
+    config.save_pretrained(folder)
+    path = folder / "config.json"
+    fields = both_spellings(json.loads(path.read_text(encoding="utf-8")), spec_for(config.model_type))
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_weights(path: Path, config: PreTrainedConfig, weights: NamedTensors, directory: Path) -> None:

@@ -25,7 +25,7 @@ def bytes_by_part(directory: Path) -> dict[str, int]:
 
 
 def _part(name: str, spec: ArchitectureSpec) -> str:
-    if name.startswith((f"{spec.embedding}.", f"{spec.lm_head}.")):
+    if name.startswith((f"{spec.embedding}.", f"{spec.stored_lm_head}.")):
         return "embeddings"
     if not name.startswith(f"{spec.layers}."):
         return "norms and other"

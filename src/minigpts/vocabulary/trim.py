@@ -196,7 +196,7 @@ def _check(directory: Path, parent: Tokenizer, child: Tokenizer, kept: Sequence[
         ids = child.encode(probe).ids
         if ids != stock(probe)["input_ids"]:
             raise UserError(
-                f"tokenizer_config.json: tokenizer_class makes AutoTokenizer split {probe!r} otherwise; set TokenizersBackend"
+                f"tokenizer_config.json: tokenizer_class makes AutoTokenizer split {probe!r} otherwise; set PreTrainedTokenizerFast"
             )
         if child.decode(ids) != parent.decode(parent.encode(probe).ids):
             raise UserError(f"tokenizer.json: once trimmed, it decodes {probe!r} otherwise; take a model with another tokenizer")
