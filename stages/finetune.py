@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     artifacts.write_csv(args.curve, recipe.curve_rows(result.curve, parent))
     epochs = result.curve[-1].tokens / (len(sequences) * settings.sequence_length) * share  # every source at its own share
     artifacts.write_json(args.metrics, recipe.summary(result.curve, result.stop_reason, parent, epochs))
-    resuming.discard(args.scratch)
+    artifacts.discard(args.scratch)
     for line in recipe.warnings(result.curve):
         print(f"warning: {line}", file=sys.stderr)
 

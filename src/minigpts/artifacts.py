@@ -19,21 +19,48 @@ from minigpts.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of ``path`` to write a file or a folder at; rename it to ``path`` when all went well."""
+    """Yield a temporary sibling of ``path`` to write a file or a folder at; rename it to ``path`` when all went well.
+
+    Killed at any moment, it leaves the old one or the new one, whole: under its own name or, between the two renames that
+    replace a folder, beside it, from where the next call takes it back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary, old = _sibling(path, "partial"), _sibling(path, "old.partial")
+    if old.exists() and not path.exists():
+        old.rename(path)
     _remove(temporary)
     try:
         yield temporary
-        if temporary.is_dir():
-            _remove(path)
-        temporary.replace(path)
+        if path.is_dir() or (temporary.is_dir() and path.exists()):  # a folder can't be renamed onto what is there
+            discard(old)
+            path.rename(old)
+            try:
+                temporary.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
+        else:
+            temporary.replace(path)
+        discard(old)
     finally:
         _remove(temporary)
 
 
+def discard(path: Path) -> None:
+    """Remove a file or a folder if it is there, renamed first: a removal cut short leaves nothing that looks whole."""
+    doomed = _sibling(path, "partial")
+    _remove(doomed)
+    if path.exists():
+        path.rename(doomed)
+        _remove(doomed)
+
+
+def _sibling(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{suffix}")
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
