@@ -7,6 +7,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
+OLDER := .venv-4.57
 
 .PHONY: help repro chat test checks bench criteria frontier domains compat
 .DEFAULT_GOAL := help
@@ -19,6 +20,11 @@ $(READY): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+$(OLDER)/.ready: constraints.txt
+	"$(PYTHON)" -m venv $(OLDER)
+	$(OLDER)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" 'transformers==4.57.*' jinja2
+	touch $@
 
 repro: $(READY)  ## the whole pipeline on the embedded default: SmolLM2-135M and medical text
 	dvc repro
@@ -33,6 +39,9 @@ checks: $(READY)  ## linter and type checker
 	ruff check .
 	ruff format --check .
 	mypy
+
+compat: $(READY) $(OLDER)/.ready  ## children of every family, read alike under transformers 4.57 and 5? (minutes)
+	python -m tests.compat.check --other $(OLDER)/bin/python
 
 bench: $(READY)  ## ratios side by side in one run, kept in benchmarks/results and docs/results.md (minutes)
 	python -m benchmarks.ratios.run

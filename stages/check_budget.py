@@ -9,6 +9,7 @@ from pathlib import Path
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
+from minigpts.model.weights import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = params.read(arguments.params, Params, "budget")
     if settings.is_set:
         from minigpts.budget.search import Limit
-        from minigpts.model import checkpoint
 
-        Limit.of(checkpoint.StoredWeights(arguments.model), settings.target_size_reduction, settings.target_megabytes)
+        Limit.of(StoredWeights(arguments.model), settings.target_size_reduction, settings.target_megabytes)
     artifacts.write_json(arguments.out, {"budget": settings.is_set})
 
 

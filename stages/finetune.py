@@ -12,6 +12,7 @@ from pathlib import Path
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
 from minigpts.evaluation.params import EvaluateParams
+from minigpts.model.weights import StoredWeights, read_tensors
 from minigpts.training import recipe, resuming
 
 Params = recipe.Recipe  # the finetune section
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from minigpts.training import data, distillation, trainer
 
     device(runtime)
-    config, dtype = checkpoint.load_config(args.model), checkpoint.StoredWeights(args.model).dtype
+    config, dtype = checkpoint.load_config(args.model), StoredWeights(args.model).dtype
     packing.require_positions(config, settings.sequence_length, "finetune.sequence_length")
     tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general_text(args.general, settings.general_share)
     sequences, share = data.draw_sequences(tokenizer, train, packing.boundaries(tokenizer, config), settings, general)
@@ -58,14 +59,14 @@ def run(args: argparse.Namespace) -> None:
     )
     if not result.is_main_process:
         return
-    weights = artifacts.read_tensors(result.weights)
+    weights = read_tensors(result.weights)
     with checkpoint.saving(args.out, config, weights.items(), companions=args.model) as folder:
         for index_map in sorted(args.model.glob("*.parquet")):
             shutil.copyfile(index_map, folder / index_map.name)
     artifacts.write_csv(args.curve, recipe.curve_rows(result.curve, parent))
     epochs = result.curve[-1].tokens / (len(sequences) * settings.sequence_length) * share  # every source at its own share
     artifacts.write_json(args.metrics, recipe.summary(result.curve, result.stop_reason, parent, epochs))
-    resuming.discard(args.scratch)
+    artifacts.discard(args.scratch)
     for line in recipe.warnings(result.curve):
         print(f"warning: {line}", file=sys.stderr)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
+from minigpts.model.weights import write_tensors
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     statistics = profile(model, spec, tokens, rows, settings.all_linear)
     if settings.gradient_tokens:
         statistics |= taylor_sums(model, spec, tokens[: max(settings.gradient_tokens // settings.sequence_length, 1)], rows)
-    artifacts.write_tensors(arguments.out, statistics)
+    write_tensors(arguments.out, statistics)
 
 
 if __name__ == "__main__":

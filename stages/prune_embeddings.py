@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from minigpts import params
 from minigpts.errors import UserError, exit_cleanly
+from minigpts.model.weights import StoredWeights, num_parameters
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.plan}: plans for {planned.vocab_size} tokens, here it leaves {len(reasons)}; run plan_budget again")
     kept, tokens, count = list(reasons), counts.tokens_of(choice.tokenizer), choice.counts
 
-    stored, vocab_size = checkpoint.StoredWeights(args.model), config.vocab_size
+    stored, vocab_size = StoredWeights(args.model), config.vocab_size
     weights = slice_vocabulary(stored, spec_for(config.model_type), kept)
     shrink_config(config, kept)
     with checkpoint.saving(args.out, config, weights, companions=args.model) as folder:
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             shutil.copyfile(index_map, folder / index_map.name)
         artifacts.write_table(folder / "pruned_tokens.parquet", _index_map(tokens, count, reasons))
 
-    before, after = (checkpoint.num_parameters(weights.shapes) for weights in (stored, checkpoint.StoredWeights(args.out)))
+    before, after = (num_parameters(weights.shapes) for weights in (stored, StoredWeights(args.out)))
     kept_for = Counter(reasons.values())
     validation = artifacts.read_table(args.validation, ["text"])["text"] if args.validation else []
     longer = terms.spelled_longer(choice.tokenizer, choice.trimmed(kept), validation)

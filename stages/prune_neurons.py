@@ -10,6 +10,7 @@ from typing import Literal
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
+from minigpts.model.weights import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with checkpoint.saving(arguments.out, config, tensors, companions=arguments.model) as folder:
         for name, columns in cutting.index_maps(cut).items():
             artifacts.write_table(folder / f"{name}.parquet", columns)
-    pruned = checkpoint.StoredWeights(arguments.out)
+    pruned = StoredWeights(arguments.out)
     artifacts.write_json(arguments.metrics, cutting.metrics(cut, parent.stored, pruned, parent.spec, marked))
     artifacts.write_csv(arguments.widths, cutting.layer_widths(cut))
 

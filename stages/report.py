@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
+from minigpts.model.weights import read_arrays
 
 if TYPE_CHECKING:
     from minigpts.budget.plan import Plan
@@ -90,7 +91,7 @@ def _pictures(args: argparse.Namespace, values: Params, planned: Plan | None, me
     thresholds = (values.threshold, values.embedding_threshold) if planned is None else (None, None)
     return [
         figures.plan(artifacts.read_csv(args.metrics / "plots" / "plan.csv")),
-        figures.neuron_magnitudes(figures.mean_magnitudes(artifacts.read_arrays(args.stats)), thresholds[0]),
+        figures.neuron_magnitudes(figures.mean_magnitudes(read_arrays(args.stats)), thresholds[0]),
         figures.token_frequencies(counts, thresholds[1], None if planned is None else planned.num_counted_tokens),
         figures.layer_widths([int(row["width"]) for row in widths], [int(row["parent_width"]) for row in widths]),
         figures.recovery(

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
+from minigpts.model.transformers4 import tokenizer_settings
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -156,15 +157,8 @@ def write_tokenizer(directory: Path, vocab_size: int = 480) -> int:
     )
     tokenizer.train_from_iterator([*sentences(300), *(f"{word} user assistant system" for word in WORDS)], trainer)
     tokenizer.save(str(directory / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "TokenizersBackend",
-        "bos_token": SPECIAL[1],
-        "eos_token": SPECIAL[2],
-        "pad_token": SPECIAL[2],
-        "unk_token": SPECIAL[0],
-        "model_max_length": 256,
-        "clean_up_tokenization_spaces": False,
-    }
+    roles = {"bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[2], "unk_token": SPECIAL[0]}
+    settings = tokenizer_settings(256, roles)
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
     (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     return tokenizer.get_vocab_size()

@@ -35,6 +35,7 @@ from minigpts.evaluation import language_modeling
 from minigpts.model import checkpoint, packing
 from minigpts.model.device import device
 from minigpts.model.families import spec_for
+from minigpts.model.weights import StoredWeights
 from minigpts.params import Runtime
 from minigpts.profiling.gradients import taylor_sums
 from minigpts.profiling.recorder import profile
@@ -96,7 +97,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, settings: Settings) -> None:
         """Read the texts and choose what is tested on."""
         self.folder, self.settings, self.device = arguments.model, settings, device(settings.runtime)
-        self.config, self.stored = checkpoint.load_config(self.folder), checkpoint.StoredWeights(self.folder)
+        self.config, self.stored = checkpoint.load_config(self.folder), StoredWeights(self.folder)
         self.spec = spec_for(self.config.model_type)
         self.tokenizer = checkpoint.load_fast_tokenizer(self.folder)
         packing.require_positions(self.config, settings.pruning.sequence_length, "prune_neurons.sequence_length")

@@ -19,10 +19,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 
 from minigpts import artifacts
+from minigpts.model.transformers4 import tokenizer_settings
+from minigpts.model.weights import WEIGHTS, TensorWriter, write_tensors
 from minigpts.vocabulary import counts
 
 SEED = 0
-BLOCK = 1 << 22  # random values made at a time: 8 MB, however large the tensor
 WORDS = 60_000
 DOMAIN_WORDS = 25_000  # of the words, those that the domain's text holds: about half the tokens spell them
 PROFILED_TOKENS = 4096  # that the made-up statistics claim to be of
@@ -169,7 +170,7 @@ def make(model: RealModel, folder: Path) -> None:
     domain = words[:DOMAIN_WORDS]
     artifacts.write_table(folder / "text.parquet", {"text": [" ".join(rng.choice(domain, 100)) for _ in range(100)]})
     counts.write_counts(folder / "counts.parquet", tokenizer, counts.count_tokens(tokenizer, [" ".join(domain)]))
-    artifacts.write_tensors(folder / "stats.safetensors", dict(_statistics(config)))
+    write_tensors(folder / "stats.safetensors", dict(_statistics(config)))
 
 
 def _words(count: int, seed: int) -> list[str]:
@@ -188,33 +189,22 @@ def _write_checkpoint(folder: Path, config: PreTrainedConfig, tokenizer: Tokeniz
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     eos = tokenizer.id_to_token(config.eos_token_id)
-    artifacts.write_json(folder / "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend", "eos_token": eos})
+    artifacts.write_json(folder / "tokenizer_config.json", tokenizer_settings(config.max_position_embeddings, {"eos_token": eos}))
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in AutoModelForCausalLM.from_config(config).named_parameters()}
     total = sum(math.prod(shape) for shape in shapes.values())
     assert total == num_parameters, f"{total:,} parameters, but the published model has {num_parameters:,}"
-    _write_random_weights(folder / "model.safetensors", shapes)
+    _write_random_weights(folder / WEIGHTS, shapes)
 
 
 def _write_random_weights(path: Path, shapes: Mapping[str, torch.Size]) -> None:
-    """bfloat16 weights, N(0, 0.02²), norms' gains around one, written block by block: the safetensors format by hand, whose
-    library would want them all at once."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in sorted(shapes):
-        start, end = end, end + 2 * math.prod(shapes[name])
-        header[name] = {"dtype": "BF16", "shape": list(shapes[name]), "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    """bfloat16 weights, N(0, 0.02²), norms' gains around one."""
     generator = torch.Generator().manual_seed(SEED)
-    block = torch.empty(BLOCK, dtype=torch.bfloat16)
     with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        writer = TensorWriter(file, shapes, torch.bfloat16, {"format": "pt"})
         for name in sorted(shapes):
             mean = 1.0 if len(shapes[name]) == 1 and name.endswith("weight") else 0.0
-            for start in range(0, left := math.prod(shapes[name]), BLOCK):
-                values = block[: min(BLOCK, left - start)].normal_(mean, 0.02, generator=generator)
-                file.write(values.view(torch.int16).numpy().data)
+            writer.write(name, torch.empty(shapes[name], dtype=torch.bfloat16).normal_(mean, 0.02, generator=generator))
 
 
 def _statistics(config: PreTrainedConfig) -> Iterator[tuple[str, torch.Tensor]]:

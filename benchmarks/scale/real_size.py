@@ -28,6 +28,7 @@ from benchmarks.scale.processes import ROOT, Usage, imports_of, run_module, watc
 from benchmarks.scale.real_models import MODELS, RealModel, make
 from benchmarks.table import Row, print_rows
 from minigpts import artifacts
+from minigpts.model.weights import read_arrays
 
 RESULTS = ROOT / "benchmarks/results/real_size.csv"
 CALIBRATION_TOKENS = 2048  # of the profile and of the refit
@@ -96,7 +97,7 @@ class Bench:
         """The project's params with the cut of this benchmark, and as little text per step as memory is judged by."""
         settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         # 40 % of the neurons, up to the rounding of widths.
-        profile = artifacts.read_arrays(self.folder / "stats.safetensors")
+        profile = read_arrays(self.folder / "stats.safetensors")
         sums = np.concatenate([values for name, values in profile.items() if name.endswith(".mlp.abs_sum")])
         settings["threshold"] = float(np.quantile(sums, 0.4) / profile["count"])
         settings["prune_neurons"] |= {

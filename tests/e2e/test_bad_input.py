@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from minigpts import artifacts
 from minigpts.errors import exit_cleanly
+from minigpts.model.weights import read_tensors, write_tensors
 from tests import tiny
 from tests.e2e.project import TINY, commands, contents, flags, write_inputs, write_params
 from tests.hub_server import Hub, Repository, in_this_process
@@ -184,9 +184,9 @@ def test_unknown_model_type(refused, folder, tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_in_weights(refused, folder, tmp_path, value):
     model = _copy(folder, tmp_path)
-    weights = artifacts.read_tensors(model / "model.safetensors")
+    weights = read_tensors(model / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"][3, 5] = value
-    artifacts.write_tensors(model / "model.safetensors", weights, {"format": "pt"})
+    write_tensors(model / "model.safetensors", weights, {"format": "pt"})
     line = refused("fetch_model", {"model.path": str(model)})
     assert line.startswith("TMP/model: model.layers.1.mlp.up_proj.weight has NaN or infinite values")
 

@@ -1,90 +1,107 @@
+"""Replacing a file or a folder, killed before and after every call that touches the disk."""
+
 from __future__ import annotations
 
-import errno
 import os
+import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from minigpts import artifacts
-from minigpts.errors import UserError
+
+CALLS = [(os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "mkdir"), (shutil, "rmtree")]
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    tensors = {"a": torch.arange(12.0).view(3, 4).bfloat16(), "b": torch.ones(5, dtype=torch.bfloat16)}
-    artifacts.write_tensors(tmp_path / "source.safetensors", tensors)
-    return tmp_path / "source.safetensors"
+def contents(path: Path) -> object:
+    """A file's text, or a folder's by name."""
+    if not path.exists():
+        return None
+    return path.read_text() if path.is_file() else {file.name: file.read_text() for file in path.iterdir()}
 
 
-def copied(source: Path, out: Path) -> dict[str, torch.Tensor]:
-    """``b`` and a new ``c`` in any order, ``a`` as the file holds it."""
-    entries = artifacts.stored_tensors(source)
-    with out.open("wb") as file:
-        writer = artifacts.TensorWriter(file, {"a": (3, 4), "b": (5,), "c": (2,)}, torch.bfloat16, {"format": "pt"})
-        writer.write("c", torch.tensor([7.0, 8.0], dtype=torch.bfloat16))
-        writer.write("a", entries["a"])
-        assert writer.missing() == ["b"]
-        writer.write("b", entries["b"])
-    return load_file(out)
+def write(path: Path, what: object) -> None:
+    with artifacts.replacing(path) as temporary:
+        if isinstance(what, str):
+            temporary.write_text(what)
+            return
+        temporary.mkdir()
+        for name, text in what.items():
+            (temporary / name).write_text(text)
 
 
-def refusing(number: int):
-    def copy_file_range(*arguments: int) -> int:
-        raise OSError(number, os.strerror(number))
+def killed(action: Callable[[], None], moment: int) -> bool:
+    """Run ``action`` in a fork that gets SIGKILL before its ``moment``-th call of CALLS; False if it makes fewer."""
+    process = os.fork()
+    if process:
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    made: list[int] = []
 
-    return copy_file_range
+    def counted(call: Callable[..., object]) -> Callable[..., object]:
+        def counting(*arguments: object, **options: object) -> object:
+            made.append(1)
+            if len(made) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
 
+        return counting
 
-KERNELS = {
-    "as it is": None,
-    "another file system": refusing(errno.EXDEV),
-    "not on this one": refusing(errno.EOPNOTSUPP),
-    "gives up at once": lambda *arguments: 0,
-}
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_what_is_written_and_what_is_copied_come_back_equal(source, tmp_path, monkeypatch, kernel):
-    if KERNELS[kernel] is not None:
-        monkeypatch.setattr(os, "copy_file_range", KERNELS[kernel], raising=False)
-    found, before = copied(source, tmp_path / "out.safetensors"), load_file(source)
-    assert found.keys() == {"a", "b", "c"}
-    assert torch.equal(found["a"], before["a"]) and torch.equal(found["b"], before["b"])
-    assert found["c"].tolist() == [7.0, 8.0]
+    for module, name in CALLS:
+        setattr(module, name, counted(getattr(module, name)))
+    action()
+    os._exit(0)
 
 
-def test_a_kernel_that_copies_a_part_is_gone_on_for(source, tmp_path, monkeypatch):
-    """Three bytes a call, then a refusal: the rest is read and written."""
-    calls = []
-
-    def three_bytes(into: int, out: int, count: int, start: int, position: int) -> int:
-        calls.append(count)
-        if len(calls) > 2:
-            raise OSError(errno.EINVAL, "no more")
-        return os.pwrite(out, os.pread(into, 3, start), position)
-
-    monkeypatch.setattr(os, "copy_file_range", three_bytes, raising=False)
-    assert torch.equal(copied(source, tmp_path / "out.safetensors")["a"], load_file(source)["a"])
-    assert calls[:3] == [24, 21, 18]
+OLD, NEW = {"a": "old", "b": "old"}, {"a": "new", "c": "new"}
+PAIRS = [(OLD, NEW), ("old", "new"), (OLD, "new"), ("old", NEW), (None, NEW), (None, "new")]
 
 
-def test_a_file_cut_short_is_refused(source, tmp_path):
-    entries = artifacts.stored_tensors(source)
-    os.truncate(source, source.stat().st_size - 4)
-    with pytest.raises(UserError, match=r"source\.safetensors: not a readable safetensors file"):
-        artifacts.stored_tensors(source)
-    with (tmp_path / "out").open("wb") as file, pytest.raises(UserError, match="shorter than its header says"):
-        artifacts.TensorWriter(file, {"b": (5,)}, torch.bfloat16, {}).write("b", entries["b"])
+@pytest.mark.parametrize(("old", "new"), PAIRS)
+def test_a_kill_at_any_moment_loses_nothing(old, new, tmp_path):
+    moment, kills = 0, 0
+    while True:
+        moment += 1
+        path = tmp_path / str(moment) / "out"
+        if old is not None:
+            write(path, old)
+        if not killed(lambda path=path: write(path, new), moment):
+            break
+        kills += 1
+        aside = path.with_name(".out.old.partial")
+        assert contents(path) in (old, new) or (contents(path) is None and contents(aside) == old)
+        with pytest.raises(InterruptedError), artifacts.replacing(path):  # one that fails brings back what there was
+            raise InterruptedError
+        assert contents(path) in (old, new)
+        write(path, new)
+        assert contents(path) == new
+        assert [file.name for file in path.parent.iterdir()] == ["out"]
+    assert kills >= 2
 
 
-def test_what_was_not_announced_is_refused(tmp_path):
-    with (tmp_path / "out").open("wb") as file:
-        writer = artifacts.TensorWriter(file, {"a": (2,)}, torch.float32, {})
-        for tensor in (torch.ones(3), torch.ones(2, dtype=torch.bfloat16)):
-            with pytest.raises(ValueError, match="announced"):
-                writer.write("a", tensor)
-        with pytest.raises(KeyError):
-            writer.write("b", torch.ones(2))
+def test_a_removal_cut_short_is_never_taken_for_the_old_folder(tmp_path):
+    """The kill falls within the removal of the old folder; then the new one is removed too, as DVC does."""
+    for moment in range(1, 40):
+        path = tmp_path / str(moment) / "out"
+        write(path, OLD)
+        if not killed(lambda path=path: write(path, NEW), moment):
+            break
+        if contents(path) == NEW:
+            shutil.rmtree(path)
+        with pytest.raises(InterruptedError), artifacts.replacing(path):
+            raise InterruptedError
+        assert contents(path) in (None, OLD)
+
+
+def test_a_folder_discarded_half_does_not_look_whole(tmp_path):
+    folder = tmp_path / "state"
+    for moment in range(1, 40):
+        folder.mkdir(exist_ok=True)
+        for name in OLD:
+            (folder / name).write_text("old")
+        if not killed(lambda: artifacts.discard(folder), moment):
+            break
+        assert contents(folder) in (None, OLD)
+    assert moment > 3
+    assert not list(tmp_path.iterdir())

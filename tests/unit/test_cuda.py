@@ -12,6 +12,7 @@ from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.loss import fused_loss
+from minigpts.model.weights import StoredWeights
 from minigpts.profiling.gradients import taylor_sums
 from minigpts.profiling.recorder import profile
 from minigpts.pruning import refit
@@ -45,7 +46,7 @@ def test_statistics(folder: Path):
 
 
 def test_refitted_weights(folder: Path):
-    config, stored = checkpoint.load_config(folder), checkpoint.StoredWeights(folder)
+    config, stored = checkpoint.load_config(folder), StoredWeights(folder)
     spec, attention = spec_for(config.model_type), AttentionShape.of(config)
     width = stored.shapes[f"{spec.layer(0, spec.mlp_out)}.weight"][spec.input_axis]
     cuts = [LayerCut(index, torch.arange(0, width, 2), torch.arange(attention.num_groups)) for index in (0, 2)]

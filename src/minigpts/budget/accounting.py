@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minigpts import artifacts
-from minigpts.model import checkpoint
 from minigpts.model.spec import ArchitectureSpec
+from minigpts.model.weights import TensorWriter, num_parameters
 from minigpts.vocabulary.embeddings import vocabulary_tensors
 
 if TYPE_CHECKING:
     import torch
 
-    from minigpts.model.checkpoint import Shapes
+    from minigpts.model.weights import Shapes
 
 
 @dataclass(frozen=True)
@@ -60,5 +59,5 @@ def child_shapes(parent: Shapes, spec: ArchitectureSpec, parent_groups: int, out
 
 def weights_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
     """Size of the safetensors file that holds tensors of ``shapes``, its header included."""
-    header = artifacts.TensorWriter(io.BytesIO(), shapes, dtype, {"format": "pt"}).data
-    return header + checkpoint.num_parameters(shapes) * dtype.itemsize
+    header = TensorWriter(io.BytesIO(), shapes, dtype, {"format": "pt"}).data
+    return header + num_parameters(shapes) * dtype.itemsize

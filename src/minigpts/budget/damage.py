@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from minigpts.artifacts import StoredTensor
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
 from minigpts.model import checkpoint, packing
 from minigpts.model.device import device
+from minigpts.model.weights import NamedTensors, StoredTensor
 from minigpts.pruning import cutting
 from minigpts.vocabulary import embeddings
 
@@ -65,7 +65,7 @@ class Bench:
 
     def _bits_per_byte(self, texts: Sequence[str], request: cutting.Request | None = None, num_counted: int | None = None) -> float:
         config = copy.deepcopy(self.parent.config)
-        tensors: checkpoint.NamedTensors = self.parent.stored.entries.items()
+        tensors: NamedTensors = self.parent.stored.entries.items()
         if request is not None:
             config, tensors = cutting.child(self.parent, cutting.plan_cut(self.parent, request), self.calibration)
         tokenizer = self.vocabulary.tokenizer
@@ -109,7 +109,7 @@ def split(tokenizer: Tokenizer, texts: Sequence[str], num_tokens: int) -> tuple[
     return parts[False], parts[True]
 
 
-def in_memory(config: PreTrainedConfig, tensors: checkpoint.NamedTensors) -> PreTrainedModel:
+def in_memory(config: PreTrainedConfig, tensors: NamedTensors) -> PreTrainedModel:
     """The fp32 model of ``config`` with ``tensors``, as if it had been saved and loaded."""
     model = checkpoint.empty_model(config, torch.float32)
     for name, tensor in tensors:
@@ -119,16 +119,10 @@ def in_memory(config: PreTrainedConfig, tensors: checkpoint.NamedTensors) -> Pre
 
 
 def _read(tensor: torch.Tensor | StoredTensor) -> torch.Tensor:
-    if isinstance(tensor, torch.Tensor):
-        return tensor
-    dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[tensor.dtype]
-    stored = np.fromfile(tensor.path, np.uint8, tensor.num_bytes, offset=tensor.start)
-    return torch.from_numpy(stored).view(dtype).view(tensor.shape)
+    return tensor if isinstance(tensor, torch.Tensor) else tensor.read()
 
 
-def _with_rows(
-    tensors: checkpoint.NamedTensors, names: set[str], rows: torch.Tensor
-) -> Iterator[tuple[str, torch.Tensor | StoredTensor]]:
+def _with_rows(tensors: NamedTensors, names: set[str], rows: torch.Tensor) -> Iterator[tuple[str, torch.Tensor | StoredTensor]]:
     """The tensors, those of ``names`` with the ``rows`` alone."""
     for name, tensor in tensors:
         yield name, _read(tensor).index_select(0, rows) if name in names else tensor

@@ -18,6 +18,7 @@ from minigpts.budget.plan import Plan
 from minigpts.budget.search import Limit, Space, choose, freed
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
+from minigpts.model.weights import num_parameters
 from minigpts.pruning import cutting, heads, layers, neurons
 from minigpts.pruning.slicing import AttentionShape
 
@@ -66,7 +67,7 @@ def make(bench: Bench, request: cutting.Request, curves: Curves, limit: Limit) -
         widths=list(outline.widths),
         num_counted_tokens=choice.num_counted,
         vocab_size=outline.num_rows,
-        num_parameters=checkpoint.num_parameters(shapes),
+        num_parameters=num_parameters(shapes),
         checkpoint_bytes=weights_bytes(shapes, space.dtype),
     )
     freed_bytes = freed(space, outline, bench.parent.config.vocab_size)
@@ -75,7 +76,7 @@ def make(bench: Bench, request: cutting.Request, curves: Curves, limit: Limit) -
     metrics = {
         "num_parameters": plan.num_parameters,
         "checkpoint_bytes": plan.checkpoint_bytes,
-        "size_reduction": 1 - plan.num_parameters / checkpoint.num_parameters(stored),
+        "size_reduction": 1 - plan.num_parameters / num_parameters(stored),
         "bytes_reduction": 1 - plan.checkpoint_bytes / weights_bytes(stored, space.dtype),
         "freed_share": {kind: size / sum(freed_bytes.values()) for kind, size in freed_bytes.items()},
         "parent_bits_per_byte": bench.parent_bits_per_byte,  # of the held-back calibration text

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from minigpts.budget.accounting import Outline, child_shapes, weights_bytes
 from minigpts.budget.curves import Curves
 from minigpts.errors import UserError
-from minigpts.model import checkpoint
-from minigpts.model.checkpoint import Shapes
 from minigpts.model.spec import ArchitectureSpec
+from minigpts.model.weights import Shapes, StoredWeights, num_parameters
 from minigpts.pruning import layers, neurons
 from minigpts.pruning.allocation import Allocation
 
@@ -37,11 +36,11 @@ class Limit:
     said: str  # "budget.target_megabytes 3"
 
     @classmethod
-    def of(cls, stored: checkpoint.StoredWeights, target_size_reduction: float | None, target_megabytes: float | None) -> Limit:
+    def of(cls, stored: StoredWeights, target_size_reduction: float | None, target_megabytes: float | None) -> Limit:
         """From the one of the two targets that is set. Raises UserError when the parent ``stored`` is no larger."""
         if target_megabytes is None:
             assert target_size_reduction is not None
-            most = math.floor((1 - target_size_reduction) * checkpoint.num_parameters(stored.shapes) + 1e-6)
+            most = math.floor((1 - target_size_reduction) * num_parameters(stored.shapes) + 1e-6)
             return cls(most, False, f"budget.target_size_reduction {target_size_reduction:g}")
         limit = cls(math.floor(target_megabytes * 1e6 + 1e-6), True, f"budget.target_megabytes {target_megabytes:g}")
         size = limit.size(stored.shapes, stored.dtype)
@@ -51,7 +50,7 @@ class Limit:
 
     def size(self, shapes: Shapes, dtype: torch.dtype) -> int:
         """What counts against it."""
-        return weights_bytes(shapes, dtype) if self.in_bytes else checkpoint.num_parameters(shapes)
+        return weights_bytes(shapes, dtype) if self.in_bytes else num_parameters(shapes)
 
     def text(self, size: float) -> str:
         """A size in the limit's unit, in words."""
@@ -123,8 +122,7 @@ class Space:
     def per_row(self) -> int:
         """Parameters of a token."""
         sizes = [
-            checkpoint.num_parameters(self.child(Outline(range(self.num_layers), self.num_groups, self.widths(0), rows)))
-            for rows in (0, 1)
+            num_parameters(self.child(Outline(range(self.num_layers), self.num_groups, self.widths(0), rows))) for rows in (0, 1)
         ]
         return sizes[1] - sizes[0]
 
@@ -188,11 +186,11 @@ def _fixed_size(space: Space, limit: Limit, num_removed_groups: int, num_removed
     """What is left without neurons and tokens, in the limit's unit and never too low, and how many of it a parameter is."""
     kept = layers.kept(space.layer_scores, num_removed_layers)
     num_groups = space.num_groups - num_removed_groups
-    bare = checkpoint.num_parameters(space.child(Outline(kept, num_groups, [0] * len(kept), 0)))
+    bare = num_parameters(space.child(Outline(kept, num_groups, [0] * len(kept), 0)))
     if not limit.in_bytes:
         return bare, 1
     whole = space.child(Outline(kept, num_groups, space.widths(num_removed_layers), int(space.vocabulary_sizes[-1])))
-    header = weights_bytes(whole, space.dtype) - checkpoint.num_parameters(whole) * space.dtype.itemsize
+    header = weights_bytes(whole, space.dtype) - num_parameters(whole) * space.dtype.itemsize
     return bare * space.dtype.itemsize + header, space.dtype.itemsize
 
 
@@ -207,5 +205,5 @@ def freed(space: Space, outline: Outline, parent_rows: int) -> dict[str, int]:
         ("heads", Outline(outline.layers, outline.num_groups, uncut, outline.num_rows)),
         ("MLP", outline),
     )
-    sizes = [checkpoint.num_parameters(space.child(step)) * space.dtype.itemsize for _, step in steps]
+    sizes = [num_parameters(space.child(step)) * space.dtype.itemsize for _, step in steps]
     return {kind: before - after for (kind, _), before, after in zip(steps[1:], sizes, sizes[1:], strict=False)}

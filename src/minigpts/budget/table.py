@@ -9,7 +9,7 @@ from typing import Any
 from minigpts.budget.accounting import Outline
 from minigpts.budget.curves import Curves
 from minigpts.budget.search import Choice, Space
-from minigpts.model import checkpoint
+from minigpts.model.weights import num_parameters
 from minigpts.pruning import layers
 
 
@@ -23,7 +23,7 @@ def points(space: Space, curves: Curves) -> Iterator[dict[str, Any]]:
 
     def saved(outline: Outline) -> int:
         shapes = (space.child(uncut), space.child(outline))
-        before, after = (checkpoint.num_parameters(shape) * space.dtype.itemsize for shape in shapes)
+        before, after = (num_parameters(shape) * space.dtype.itemsize for shape in shapes)
         return before - after
 
     for units, damage in zip(curves.vocabulary.units, curves.vocabulary.damage, strict=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model import checkpoint, packing
+from minigpts.model.weights import StoredWeights, num_parameters
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -70,4 +71,4 @@ def accuracy_metrics(
 def size_metrics(directory: Path, base: Path) -> dict[str, float]:
     """What the checkpoint's files hold (see ``checkpoint.sizes``) and ``relative_size``, its parameters over the base's."""
     sizes = checkpoint.sizes(directory)
-    return {**sizes, "relative_size": sizes["num_parameters"] / checkpoint.num_parameters(checkpoint.StoredWeights(base).shapes)}
+    return {**sizes, "relative_size": sizes["num_parameters"] / num_parameters(StoredWeights(base).shapes)}

@@ -16,7 +16,7 @@ from minigpts.errors import UserError, blaming, named
 from minigpts.importing import contents, local_folder, staging
 from minigpts.importing.imported import ImportedModel
 from minigpts.importing.paper_models import HubModel
-from minigpts.model import checkpoint
+from minigpts.model.weights import WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -100,8 +100,7 @@ def _conversion(model: HubModel) -> str | None:
     api = HfApi()
     if not any(file.endswith(local_folder.PICKLED) for file in api.list_repo_files(model.repo_id, revision=model.revision)):
         raise UserError(
-            f"{name(model)}: has neither {checkpoint.WEIGHTS} nor {contents.INDEX};"
-            " name a repository with a language model's weights"
+            f"{name(model)}: has neither {WEIGHTS} nor {contents.INDEX}; name a repository with a language model's weights"
         )
     for request in api.get_repo_discussions(
         model.repo_id, author=CONVERSION_BOT, discussion_type="pull_request", discussion_status="open"

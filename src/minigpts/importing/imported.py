@@ -14,6 +14,8 @@ from minigpts import artifacts
 from minigpts.errors import UserError, named
 from minigpts.importing.requirements import Origins, require_usable
 from minigpts.model import checkpoint
+from minigpts.model.transformers4 import tokenizer_settings
+from minigpts.model.weights import StoredWeights
 
 if TYPE_CHECKING:
     import torch
@@ -103,13 +105,7 @@ def write(model: ImportedModel, origin: object, destination: Path) -> None:
 def _write_companions(model: Description, folder: Path) -> None:
     model.generation_config.save_pretrained(folder)
     model.tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        # Other classes of transformers 5 replace the file's pre-tokenizer with one of their own.
-        "tokenizer_class": "TokenizersBackend",
-        "model_max_length": model.config.max_position_embeddings,
-        "clean_up_tokenization_spaces": False,
-        **model.special_tokens,
-    }
+    settings = tokenizer_settings(model.config.max_position_embeddings, model.special_tokens)
     artifacts.write_json(folder / "tokenizer_config.json", settings)
     if model.chat_template is not None:
         (folder / "chat_template.jinja").write_text(model.chat_template, encoding="utf-8", newline="\n")
@@ -120,7 +116,7 @@ def verify(directory: Path) -> None:
 
     Every weight is finite, and stock ``AutoTokenizer`` tokenizes as ``tokenizer.json`` does.
     """
-    for name, tensor in checkpoint.StoredWeights(directory).items():
+    for name, tensor in StoredWeights(directory).items():
         if not (tensor.amin() * 0 + tensor.amax() * 0).isfinite():  # NaN carries through both; many times faster than all of them
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(

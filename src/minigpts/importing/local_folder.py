@@ -14,6 +14,7 @@ from minigpts.importing.requirements import Origins
 from minigpts.importing.staging import read_json, staged_files, weight_files
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
+from minigpts.model.weights import WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -110,8 +111,8 @@ def _model(staged: Path, folder: Path, config: PreTrainedConfig) -> PreTrainedMo
 
     _check_weights(staged, folder)
     if getattr(config, "intermediate_sizes", None) is not None:  # ours: no stock class has such widths
-        if not (staged / checkpoint.WEIGHTS).exists():
-            raise UserError(f"{folder}: widths that differ between layers are read from {checkpoint.WEIGHTS} alone; save it in one")
+        if not (staged / WEIGHTS).exists():
+            raise UserError(f"{folder}: widths that differ between layers are read from {WEIGHTS} alone; save it in one")
         return checkpoint.load_model(staged, config.dtype)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its tables of what doesn't fit: the first such tensor is named below

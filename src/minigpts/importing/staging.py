@@ -11,7 +11,7 @@ from typing import Any
 
 from minigpts.errors import UserError, named
 from minigpts.importing import contents
-from minigpts.model import checkpoint
+from minigpts.model.weights import WEIGHTS
 from minigpts.model.config_facts import facts_of
 from minigpts.model.families import SPECS, spec_for
 from minigpts.vocabulary import trim
@@ -41,7 +41,7 @@ def staged_files(folder: Path) -> Iterator[Path]:
     check_config(folder)
     form = next((form for form in contents.TOKENIZERS if (folder / form[0]).exists()), ())
     weights = weight_files(folder)
-    settings = [name for name in contents.SETTINGS if name != contents.INDEX or weights != [checkpoint.WEIGHTS]]
+    settings = [name for name in contents.SETTINGS if name != contents.INDEX or weights != [WEIGHTS]]
     with tempfile.TemporaryDirectory(prefix="minigpts-import-") as scratch, named(scratch, folder):
         staged = Path(scratch)
         for name in settings:
@@ -81,8 +81,8 @@ def check_config(folder: Path) -> None:
 def weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files that hold the weights: the only one, or those of the index beside it."""
     index = folder / contents.INDEX
-    if (folder / checkpoint.WEIGHTS).exists() or not index.exists():
-        return [checkpoint.WEIGHTS]
+    if (folder / WEIGHTS).exists() or not index.exists():
+        return [WEIGHTS]
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise UserError(f"{index}: has no 'weight_map' from tensors to files")

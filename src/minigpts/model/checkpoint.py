@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,19 +23,17 @@ from minigpts import artifacts
 from minigpts.errors import UserError, blaming
 from minigpts.model.config_facts import facts_of
 from minigpts.model.families import spec_for
+from minigpts.model.transformers4 import both_spellings
+from minigpts.model.weights import WEIGHTS, NamedTensors, Shapes, StoredWeights, TensorWriter, num_parameters
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 COMPANIONS = (*TOKENIZER_FILES, "generation_config.json")
 SKIPPED = "skipped.json"  # stands alone in the folder of a checkpoint whose stage was switched off
-
-Shapes = Mapping[str, tuple[int, ...]]
-NamedTensors = Iterable[tuple[str, "torch.Tensor | artifacts.StoredTensor"]]
 
 
 def load_config(directory: Path) -> PreTrainedConfig:
@@ -59,49 +56,6 @@ def load_config(directory: Path) -> PreTrainedConfig:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return AutoConfig.for_model(model_type, **facts)
-
-
-class StoredWeights(Mapping[str, "torch.Tensor"]):
-    """The tensors of a checkpoint by name, each read from disk when it is asked for; a tied lm_head has no entry of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        """Read names, shapes and places. Raises UserError for a truncated or foreign file."""
-        self.path = directory / WEIGHTS
-        self.entries = artifacts.stored_tensors(self.path)
-        self.shapes: Shapes = {name: entry.shape for name, entry in self.entries.items()}
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        """The tensor as it is stored."""
-        if name not in self.entries:
-            raise KeyError(name)
-        return self._read([name])[name]
-
-    def under(self, module: str) -> dict[str, torch.Tensor]:
-        """The tensors of one module, by their names below it."""
-        prefix = f"{module}."
-        found = self._read([name for name in self.entries if name.startswith(prefix)])
-        return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-
-    def _read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        from safetensors import safe_open
-
-        # The file is opened anew each time, since as long as it is open all that was read of it stays mapped.
-        with safe_open(self.path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names}
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The one dtype of a checkpoint's tensors."""
-        return self[min(self.shapes, key=lambda name: len(self.shapes[name]))].dtype
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -135,16 +89,19 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     model = empty_model(config, dtype)
     _check(_shapes(model), stored.shapes, stored.path)
     for name, tensor in stored.items():
-        set_tensor(model, name, tensor.to(dtype, copy=True))  # a copy: the file itself must not stay mapped
+        set_tensor(model, name, tensor.to(dtype))
     model.tie_weights()
     if (directory / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(directory)
     return model
 
 
-def set_tensor(model: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Make ``tensor`` the parameter or buffer ``name`` of ``model``, without copying it."""
+def set_tensor(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
+    """Make ``tensor`` the parameter or buffer of ``model`` that the weights file calls ``name``, without copying it."""
     module, _, attribute = name.rpartition(".")
+    spec = spec_for(model.config.model_type)
+    if module == spec.stored_lm_head:
+        module = spec.lm_head
     model.get_submodule(module).load_state_dict({attribute: tensor}, strict=False, assign=True)
 
 
@@ -158,10 +115,11 @@ def _shapes(model: PreTrainedModel) -> Shapes:
 
 
 def _untied(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The state dict as it is stored: a tied lm_head left out."""
-    weights = dict(model.state_dict())
-    if model.config.tie_word_embeddings:
-        weights.pop(f"{spec_for(model.config.model_type).lm_head}.weight", None)
+    """The state dict as it is stored: a tied lm_head left out, another by the name it has in the file."""
+    weights, spec = dict(model.state_dict()), spec_for(model.config.model_type)
+    head = weights.pop(f"{spec.lm_head}.weight", None)
+    if head is not None and not model.config.tie_word_embeddings:
+        weights[f"{spec.stored_lm_head}.weight"] = head
     return weights
 
 
@@ -214,7 +172,7 @@ def saving(directory: Path, config: PreTrainedConfig, weights: NamedTensors, com
     with artifacts.replacing(directory) as temporary:
         temporary.mkdir()
         uneven_widths.ship(config, temporary)
-        config.save_pretrained(temporary)
+        _write_config(temporary, config)
         _write_weights(temporary / WEIGHTS, config, weights, directory)
         for name in COMPANIONS:
             if (companions / name).exists():
@@ -222,10 +180,17 @@ def saving(directory: Path, config: PreTrainedConfig, weights: NamedTensors, com
         yield temporary
 
 
+def _write_config(folder: Path, config: PreTrainedConfig) -> None:
+    config.save_pretrained(folder)
+    path = folder / "config.json"
+    fields = both_spellings(json.loads(path.read_text(encoding="utf-8")), spec_for(config.model_type))
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _write_weights(path: Path, config: PreTrainedConfig, weights: NamedTensors, directory: Path) -> None:
     expected = stored_shapes(config)
     with path.open("wb") as file:
-        writer = artifacts.TensorWriter(file, expected, config.dtype, {"format": "pt"})
+        writer = TensorWriter(file, expected, config.dtype, {"format": "pt"})
         for name, tensor in weights:
             _check({name: expected[name]} if name in expected else {}, {name: tuple(tensor.shape)}, directory)
             writer.write(name, tensor)
@@ -247,8 +212,3 @@ def sizes(directory: Path) -> dict[str, Any]:
         "checkpoint_bytes": stored.path.stat().st_size,
         "vocab_size": load_config(directory).vocab_size,
     }
-
-
-def num_parameters(shapes: Shapes) -> int:
-    """Numbers in all tensors of ``shapes``."""
-    return sum(math.prod(shape) for shape in shapes.values())

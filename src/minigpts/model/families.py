@@ -94,6 +94,8 @@ GPT_NEOX = ArchitectureSpec(
     mlp_in=("mlp.dense_h_to_4h",),
     mlp_out="mlp.dense_4h_to_h",
     attention_out="attention.dense",
+    older_lm_head="embed_out",
+    older_rope_fields={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
 )
 
 _ALL = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI, PHI3, STABLELM, OPT, GPT2, GPT_NEOX)

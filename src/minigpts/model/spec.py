@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ class ArchitectureSpec:
     layer_lists: tuple[str, ...] = ()  # config fields that hold a list with one entry a layer
     head_switches: tuple[str, ...] = ()  # config switches under which the class derives head_dim from hidden_size after all
     depth_switches: tuple[str, ...] = ()  # config switches under which what a layer computes depends on its number
+    # What transformers 4 calls the lm_head, and hence the file: transformers 5 renames it when it loads.
+    older_lm_head: str | None = None
+    # What transformers 4 calls a key of `rope_parameters` in config.json itself.
+    older_rope_fields: Mapping[str, str] = field(
+        default_factory=lambda: {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
+    )
 
     def layer(self, index: int, module: str) -> str:
         """Full path of a module of one layer: ``layer(3, "mlp.down_proj")`` is ``model.layers.3.mlp.down_proj``."""
@@ -44,6 +51,11 @@ class ArchitectureSpec:
     def logit_softcap(self, config: PreTrainedConfig) -> float | None:
         """The c of a config whose logits are capped; None where they are not."""
         return None if self.logit_softcap_field is None else getattr(config, self.logit_softcap_field)
+
+    @property
+    def stored_lm_head(self) -> str:
+        """The lm_head's name in the weights file; every other module has its own there."""
+        return self.older_lm_head or self.lm_head
 
     @property
     def input_axis(self) -> int:

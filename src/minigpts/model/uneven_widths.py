@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FILE = "modeling_minigpts.py"
 _TEMPLATE = '''\
-"""{stock} with an MLP width for each layer: config.json lists them as `intermediate_sizes`.
+"""{causal} with an MLP width for each layer: config.json lists them as `intermediate_sizes`.
 
 Mini-GPTs wrote this file beside the weights it pruned. It needs torch and transformers alone:
 
@@ -30,27 +30,43 @@ Mini-GPTs wrote this file beside the weights it pruned. It needs torch and trans
 """
 
 from torch import nn
-from transformers import {stock}
+from transformers import {imports}
 from transformers.pytorch_utils import Conv1D
 
+NAMES = {{"mlp_in": {mlp_in}, "mlp_out": {mlp_out}, "mlp_in_blocks": {mlp_in_blocks}}}
 
-class Pruned{stock}({stock}):
+
+class Pruned{causal}({causal}):
     """The stock class in everything but the widths."""
-
+{renaming}
     def post_init(self):
         """The stock constructor's last call, which initializes weights where none are loaded: the layers are right before it."""
-        set_mlp_widths(
-            layers=self.{layers},
-            widths=self.config.intermediate_sizes,
-            hidden_size=self.config.hidden_size,
-            mlp_in={mlp_in},
-            mlp_out={mlp_out},
-            mlp_in_blocks={mlp_in_blocks},
-        )
+        set_mlp_widths(self.{layers}, self.config.intermediate_sizes, self.config.hidden_size, **NAMES)
+        super().post_init()
+
+
+class Pruned{bare}({bare}):
+    """The decoder alone, for what builds its own head on it, such as vLLM."""
+
+    base_model_prefix = "{prefix}"
+
+    def post_init(self):
+        """As above."""
+        set_mlp_widths(self.{bare_layers}, self.config.intermediate_sizes, self.config.hidden_size, **NAMES)
         super().post_init()
 
 
 {functions}'''
+
+# For a family whose head has another name in transformers 4 and in the weights file.
+_RENAMING = '''
+    @classmethod
+    def from_pretrained(cls, *args, **options):
+        """The weights file has transformers 4's name of the head."""
+        if int(__version__.partition(".")[0]) >= 5:
+            options["key_mapping"] = {{r"^{older}\\.": "{lm_head}."}}
+        return super().from_pretrained(*args, **options)
+'''
 
 
 def resize_mlps(model: PreTrainedModel, spec: ArchitectureSpec, widths: list[int]) -> None:
@@ -71,10 +87,12 @@ def ship(config: PreTrainedConfig, directory: Path) -> None:
     Where it has none the stock class loads the folder: nothing is written, and what named a file before goes.
     """
     spec = spec_for(config.model_type)
-    config.architectures = [_stock_class(spec)]
+    causal, bare = _stock_classes(spec)
+    config.architectures = [causal]
     if getattr(config, "intermediate_sizes", None) is not None:
-        config.architectures = [f"Pruned{_stock_class(spec)}"]
-        config.auto_map = {"AutoModelForCausalLM": f"{Path(FILE).stem}.{config.architectures[0]}"}
+        config.architectures = [f"Pruned{causal}"]
+        module = Path(FILE).stem
+        config.auto_map = {"AutoModelForCausalLM": f"{module}.Pruned{causal}", "AutoModel": f"{module}.Pruned{bare}"}
         (directory / FILE).write_text(source(spec), encoding="utf-8")
     elif hasattr(config, "auto_map"):
         del config.auto_map
@@ -82,9 +100,15 @@ def ship(config: PreTrainedConfig, directory: Path) -> None:
 
 def source(spec: ArchitectureSpec) -> str:
     """The text of the modelling file of one family."""
+    causal, bare = _stock_classes(spec)
     return _TEMPLATE.format(
-        stock=_stock_class(spec),
+        causal=causal,
+        imports=", ".join(sorted([causal, bare, *(["__version__"] if spec.older_lm_head else [])])),
+        bare=bare,
         layers=spec.layers,
+        prefix=spec.layers.partition(".")[0],
+        bare_layers=spec.layers.partition(".")[2],
+        renaming="" if spec.older_lm_head is None else _RENAMING.format(older=spec.older_lm_head, lm_head=spec.lm_head),
         mlp_in=repr(spec.mlp_in).replace("'", '"'),
         mlp_out=f'"{spec.mlp_out}"',
         mlp_in_blocks=spec.mlp_in_blocks,
@@ -92,11 +116,12 @@ def source(spec: ArchitectureSpec) -> str:
     )
 
 
-def _stock_class(spec: ArchitectureSpec) -> str:
-    """The class ``AutoModelForCausalLM`` takes for the family, whatever ``config.architectures`` was left at."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+def _stock_classes(spec: ArchitectureSpec) -> tuple[str, str]:
+    """The classes ``AutoModelForCausalLM`` and ``AutoModel`` take for the family, whatever ``config.architectures`` says."""
+    from transformers.models.auto import modeling_auto
 
-    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[spec.model_type]
+    names = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_MAPPING_NAMES
+    return names[0][spec.model_type], names[1][spec.model_type]
 
 
 # What follows is shipped: it may use nothing that the template doesn't import.

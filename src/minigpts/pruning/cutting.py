@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint, packing
 from minigpts.model.device import device
 from minigpts.model.families import spec_for
 from minigpts.model.spec import ArchitectureSpec
+from minigpts.model.weights import NamedTensors, StoredTensor, StoredWeights, num_parameters, read_tensors
 from minigpts.pruning import heads, layers, linear, neurons, refit
 from minigpts.pruning.allocation import Allocation, below_threshold, keep_highest
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
@@ -47,15 +47,15 @@ class Parent:
     folder: Path
     config: PreTrainedConfig
     spec: ArchitectureSpec
-    stored: checkpoint.StoredWeights
+    stored: StoredWeights
     statistics: Mapping[str, Tensor]
 
     @classmethod
     def load(cls, folder: Path, statistics: Path) -> Parent:
         """From a checkpoint folder and what profile_activations wrote; no tensor of the model is read yet."""
         config = checkpoint.load_config(folder)
-        spec, stored = spec_for(config.model_type), checkpoint.StoredWeights(folder)
-        return cls(folder, config, spec, stored, artifacts.read_tensors(statistics))
+        spec, stored = spec_for(config.model_type), StoredWeights(folder)
+        return cls(folder, config, spec, stored, read_tensors(statistics))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def plan_cut(parent: Parent, request: Request, marked: Mapping[str, linear.Linea
 
 def child(
     parent: Parent, cut: Cut, calibration: Calibration, marked: Mapping[str, linear.LinearMarks] | None = None
-) -> tuple[PreTrainedConfig, checkpoint.NamedTensors]:
+) -> tuple[PreTrainedConfig, NamedTensors]:
     """The child's config, and its tensors as they come, the output projections having made up for what went."""
     stored, spec = parent.stored, parent.spec
     config = shrunk_config(parent.config, spec, cut, with_biases=calibration.refit == "bias")
@@ -149,14 +149,14 @@ def shrunk_config(parent: PreTrainedConfig, spec: ArchitectureSpec, cut: Cut, *,
 
 
 def sliced(
-    stored: checkpoint.StoredWeights,
+    stored: StoredWeights,
     spec: ArchitectureSpec,
     cut: Cut,
     *,
     marked: Mapping[str, linear.LinearMarks] | None = None,
     means_from: Mapping[str, Tensor] | None = None,
     refitted: Iterator[dict[str, Tensor]] | None = None,
-) -> checkpoint.NamedTensors:
+) -> NamedTensors:
     """The child's tensors by name, a layer at a time: zeros where ``marked`` says so; with ``means_from`` (the profile's
     statistics) the means of the neurons that go folded into the output biases; with ``refitted`` its weights of the output
     projections, one a layer."""
@@ -185,7 +185,7 @@ def refitted_weights(parent: Parent, child: PreTrainedConfig, cut: Cut, calibrat
     return refit.least_squares(parent.stored, parent.config, child, parent.spec, cut.layers, cut.attention, tokens, rows)
 
 
-def outside_layers(stored: checkpoint.StoredWeights, spec: ArchitectureSpec) -> Iterator[tuple[str, artifacts.StoredTensor]]:
+def outside_layers(stored: StoredWeights, spec: ArchitectureSpec) -> Iterator[tuple[str, StoredTensor]]:
     """What no cut of this module touches: embeddings, the final norm, the lm_head."""
     return ((name, entry) for name, entry in stored.entries.items() if not name.startswith(f"{spec.layers}."))
 
@@ -223,8 +223,8 @@ def _kept_units(unit: str, scores: Sequence[Tensor], kept: Sequence[Tensor]) -> 
 
 def metrics(
     cut: Cut,
-    before: checkpoint.StoredWeights,
-    after: checkpoint.StoredWeights,
+    before: StoredWeights,
+    after: StoredWeights,
     spec: ArchitectureSpec,
     marked: Mapping[str, linear.LinearMarks],
 ) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def metrics(
     num_neurons = sum(len(score) for score in cut.neurons.scores)
     num_candidates = sum(len(cut.neurons.scores[layer.index]) for layer in cut.layers)
     num_kept = sum(len(layer.neurons) for layer in cut.layers)
-    num_before, num_after = (checkpoint.num_parameters(stored.shapes) for stored in (before, after))
+    num_before, num_after = (num_parameters(stored.shapes) for stored in (before, after))
     widths = [len(layer.neurons) for layer in cut.layers]
     return {
         "num_neurons": num_neurons,
@@ -251,7 +251,7 @@ def metrics(
     }
 
 
-def _num_zeroed(cut: Cut, before: checkpoint.StoredWeights, after: checkpoint.StoredWeights, spec: ArchitectureSpec) -> int:
+def _num_zeroed(cut: Cut, before: StoredWeights, after: StoredWeights, spec: ArchitectureSpec) -> int:
     total = 0
     for position, layer in enumerate(cut.layers):
         total += linear.num_nonzero(slice_layer(before.under(f"{spec.layers}.{layer.index}"), spec, layer, cut.attention))

@@ -18,7 +18,7 @@ from minigpts.pruning.criteria import CRITERIA, Criterion, LayerEvidence, compar
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from minigpts.model.checkpoint import Shapes
+    from minigpts.model.weights import Shapes
 
 
 @dataclass(frozen=True)

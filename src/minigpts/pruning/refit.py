@@ -28,6 +28,7 @@ from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.device import keep_large_blocks_apart
 from minigpts.model.spec import ArchitectureSpec
+from minigpts.model.weights import StoredWeights
 from minigpts.pruning import ridge
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
 
@@ -62,7 +63,7 @@ def with_folded_means(tensors: Mapping[str, Tensor], spec: ArchitectureSpec, mea
 
 @torch.inference_mode()
 def least_squares(
-    stored: checkpoint.StoredWeights,
+    stored: StoredWeights,
     parent: PreTrainedConfig,
     child: PreTrainedConfig,
     spec: ArchitectureSpec,
@@ -152,7 +153,7 @@ class _CallRecorder(nn.Module):
 
 
 def _first_hidden_states(
-    config: PreTrainedConfig, spec: ArchitectureSpec, stored: checkpoint.StoredWeights, tokens: Tensor, batch_rows: int
+    config: PreTrainedConfig, spec: ArchitectureSpec, stored: StoredWeights, tokens: Tensor, batch_rows: int
 ) -> tuple[list[Tensor], list[list[Call]]]:
     """What the whole decoder would hand to its layers for each batch of ``tokens``: the first one's hidden states, and every
     layer's arguments besides (masks, rotary tables)."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from minigpts import artifacts
-from minigpts.model.checkpoint import WEIGHTS
 from minigpts.model.families import spec_for
 from minigpts.model.spec import ArchitectureSpec
+from minigpts.model.weights import WEIGHTS, stored_tensors
 
 PARTS = ("embeddings", "attention", "MLP", "norms and other")
 
@@ -19,13 +19,13 @@ def bytes_by_part(directory: Path) -> dict[str, int]:
     """
     spec = spec_for(artifacts.read_json(directory / "config.json")["model_type"])
     totals = dict.fromkeys(PARTS, 0)
-    for name, tensor in artifacts.stored_tensors(directory / WEIGHTS).items():
+    for name, tensor in stored_tensors(directory / WEIGHTS).items():
         totals[_part(name, spec)] += tensor.num_bytes
     return totals
 
 
 def _part(name: str, spec: ArchitectureSpec) -> str:
-    if name.startswith((f"{spec.embedding}.", f"{spec.lm_head}.")):
+    if name.startswith((f"{spec.embedding}.", f"{spec.stored_lm_head}.")):
         return "embeddings"
     if not name.startswith(f"{spec.layers}."):
         return "norms and other"

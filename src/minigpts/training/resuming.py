@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -57,19 +56,4 @@ def complete(checkpoint: Path, curve: Sequence[Evaluation]) -> None:
     artifacts.write_jsonl(checkpoint / CURVE, [asdict(point) for point in curve])
     keep = {checkpoint, best_weights(checkpoint.parent, best(curve).step)}
     for path in set(checkpoint.parent.iterdir()) - keep:
-        _remove(path)
-
-
-def discard(folder: Path) -> None:
-    """Remove a folder of state folders, renamed first: a removal cut short must leave nothing that looks complete."""
-    doomed = folder.with_name(f".{folder.name}.partial")
-    _remove(doomed)
-    folder.replace(doomed)
-    _remove(doomed)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        artifacts.discard(path)

@@ -24,11 +24,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model.forward import document_mask
 from minigpts.model.loss import fused_loss
+from minigpts.model.weights import write_tensors
 from minigpts.params import Runtime
 from minigpts.training import lora, resuming
 from minigpts.training.data import PackedSequences, collate
@@ -238,7 +238,7 @@ class _RecoveryTrainer(FusedTrainer):
         self.loss_sum, self.loss_steps = 0.0, 0
         if best(self.curve).step == step and self.is_world_process_zero():
             path = resuming.best_weights(Path(self.args.output_dir), step)
-            artifacts.write_tensors(path, lora.merged_weights(self.model, self.dtype), {"format": "pt"})
+            write_tensors(path, lora.merged_weights(self.model, self.dtype), {"format": "pt"})
         self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
         return scores
 

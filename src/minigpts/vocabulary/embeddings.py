@@ -14,7 +14,7 @@ from minigpts.vocabulary.trim import rename_settings
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from minigpts.model.checkpoint import NamedTensors, StoredWeights
+    from minigpts.model.weights import NamedTensors, StoredWeights
 
 
 def slice_vocabulary(stored: StoredWeights, spec: ArchitectureSpec, kept: Sequence[int]) -> NamedTensors:
@@ -34,7 +34,7 @@ def slice_vocabulary(stored: StoredWeights, spec: ArchitectureSpec, kept: Sequen
 
 def vocabulary_tensors(spec: ArchitectureSpec) -> set[str]:
     """Names of the tensors with a row for each token; of them a checkpoint holds those that it has."""
-    return {f"{spec.embedding}.weight", f"{spec.lm_head}.weight", f"{spec.lm_head}.bias"}
+    return {f"{spec.embedding}.weight", f"{spec.stored_lm_head}.weight", f"{spec.stored_lm_head}.bias"}
 
 
 def shrink_config(config: PreTrainedConfig, kept: Sequence[int]) -> None:

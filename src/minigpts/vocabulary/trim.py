@@ -216,5 +216,6 @@ def _require_stock(directory: Path, child: Tokenizer, size: int) -> None:
     for probe in PROBES:
         if child.encode(probe).ids != stock(probe)["input_ids"]:
             raise UserError(
-                f"tokenizer_config.json: tokenizer_class makes AutoTokenizer split {probe!r} differently; set TokenizersBackend"
+                f"tokenizer_config.json: tokenizer_class makes AutoTokenizer split {probe!r} differently;"
+                " set PreTrainedTokenizerFast"
             )

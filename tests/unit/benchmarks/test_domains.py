@@ -19,6 +19,7 @@ from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
+from minigpts.model.weights import write_tensors
 from minigpts.profiling.recorder import profile
 from minigpts.vocabulary.counts import count_tokens, write_counts
 from stages import evaluate, prune_embeddings
@@ -54,7 +55,7 @@ def make_domain(folder: Path, base: Path, texts: list[str], questions: bool) -> 
     artifacts.write_jsonl(folder / "mcq.jsonl", asked if questions else [])
     model, tokenizer = checkpoint.load_model(base, torch.float32), checkpoint.load_fast_tokenizer(base)
     ids = torch.tensor([tokenizer.encode(text).ids[:12] for text in texts])
-    artifacts.write_tensors(folder / "activation_stats.safetensors", profile(model, spec_for("llama"), ids, 8))
+    write_tensors(folder / "activation_stats.safetensors", profile(model, spec_for("llama"), ids, 8))
     write_counts(folder / "token_counts.parquet", tokenizer, count_tokens(tokenizer, texts))
     flags = ["--model", str(base), "--counts", str(folder / "token_counts.parquet"), "--out", str(folder / "child")]
     prune_embeddings.main([*flags, "--metrics", str(folder / "cut.json"), "--params", str(params)])

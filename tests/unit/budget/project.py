@@ -11,6 +11,7 @@ import yaml
 from minigpts import artifacts
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
+from minigpts.model.weights import write_tensors
 from minigpts.profiling.recorder import profile
 from minigpts.vocabulary.counts import count_tokens, write_counts
 from stages import check_budget, measure_damage, plan_budget, prune_embeddings, prune_neurons
@@ -46,7 +47,7 @@ class Project:
         model = checkpoint.load_model(self.base, torch.float32)
         tokenizer = checkpoint.load_fast_tokenizer(self.base)
         ids = torch.tensor([tokenizer.encode(text).ids[:16] for text in TEXTS])
-        artifacts.write_tensors(folder / "stats.safetensors", profile(model, spec_for(family), ids, 8))
+        write_tensors(folder / "stats.safetensors", profile(model, spec_for(family), ids, 8))
         write_counts(folder / "counts.parquet", tokenizer, count_tokens(tokenizer, TEXTS[:24]))
         artifacts.write_table(folder / "text.parquet", {"text": TEXTS})
         self.sizes = checkpoint.sizes(self.base)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
+from minigpts.model.weights import read_tensors, write_tensors
 from stages import plan_budget, prune_embeddings
 from tests.unit.budget.project import Project
 
@@ -84,11 +85,11 @@ def test_what_is_measured_is_the_child_that_the_stages_make(tmp_path: Path):
 
 def test_silenced_mlps_cost_nothing(tmp_path: Path):
     project = Project(tmp_path, "llama")
-    weights = artifacts.read_tensors(project.base / "model.safetensors")
+    weights = read_tensors(project.base / "model.safetensors")
     for name in weights:
         if name.endswith("mlp.down_proj.weight"):
             weights[name] *= 0
-    artifacts.write_tensors(project.base / "model.safetensors", weights, {"format": "pt"})
+    write_tensors(project.base / "model.safetensors", weights, {"format": "pt"})
     project.plan({"target_size_reduction": 0.25}, multiple_of=1)
     rows = artifacts.read_csv(project.folder / "plan.csv")
     damage = {kind: [float(row["damage"]) for row in rows if row["kind"] == kind] for kind in ("MLP", "heads")}

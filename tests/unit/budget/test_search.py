@@ -14,6 +14,7 @@ from minigpts.budget.search import Limit, Space, choose, freed
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
+from minigpts.model.weights import StoredWeights, num_parameters
 from minigpts.pruning.neurons import NeuronScores
 from tests import tiny
 
@@ -21,12 +22,12 @@ FREE = 1e-6  # damage of what is made worthless, in bits per byte
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> checkpoint.StoredWeights:
-    return checkpoint.StoredWeights(tiny.write_checkpoint(tmp_path_factory.mktemp("parent") / "model", num_hidden_layers=6))
+def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredWeights:
+    return StoredWeights(tiny.write_checkpoint(tmp_path_factory.mktemp("parent") / "model", num_hidden_layers=6))
 
 
 @pytest.fixture
-def space(stored: checkpoint.StoredWeights) -> Space:
+def space(stored: StoredWeights) -> Space:
     rows = stored.shapes["model.embed_tokens.weight"][0]
     scores = [torch.rand(77, generator=torch.Generator().manual_seed(index)) for index in range(6)]
     return Space(
@@ -55,18 +56,18 @@ def curves(space: Space, **free: bool) -> Curves:
 
 @pytest.mark.parametrize("kind", ["vocabulary", "neurons", "heads", "layers"])
 def test_what_is_worthless_goes_first(space: Space, kind: str):
-    total = checkpoint.num_parameters(space.shapes)
+    total = num_parameters(space.shapes)
     share = {"vocabulary": 0.03, "neurons": 0.3, "heads": 0.15, "layers": 0.43}[kind]
     choice, outline = choose(space, curves(space, **{kind: True}), Limit(round(total * (1 - share)), False, "x"), 1)
     taken = freed(space, outline, space.shapes["model.embed_tokens.weight"][0])
     assert taken[{"neurons": "MLP"}.get(kind, kind)] > 0.85 * sum(taken.values())
-    assert sum(taken.values()) == (total - checkpoint.num_parameters(space.child(outline))) * 4
+    assert sum(taken.values()) == (total - num_parameters(space.child(outline))) * 4
     assert choice.damage < 0.05
 
 
 def test_of_all_combinations_the_least_damage_is_found(space: Space):
     """Against brute force over every head, layer, width and token count."""
-    found, limit = curves(space), Limit(round(0.6 * checkpoint.num_parameters(space.shapes)), False, "x")
+    found, limit = curves(space), Limit(round(0.6 * num_parameters(space.shapes)), False, "x")
     choice, _ = choose(space, found, limit, 7)
     best = np.inf
     for groups in (0, 1):
@@ -76,8 +77,8 @@ def test_of_all_combinations_the_least_damage_is_found(space: Space):
                 if 1 - width / 77 > 0.9:
                     continue
                 bare = Outline(range(len(kept)), 2 - groups, [width] * len(kept), 0)
-                rows = min((limit.most - checkpoint.num_parameters(space.child(bare))) // 40, int(space.vocabulary_sizes[-1]))
-                size = checkpoint.num_parameters(space.child(replace(bare, num_rows=rows))) if rows >= 260 else 0
+                rows = min((limit.most - num_parameters(space.child(bare))) // 40, int(space.vocabulary_sizes[-1]))
+                size = num_parameters(space.child(replace(bare, num_rows=rows))) if rows >= 260 else 0
                 if size >= 0.99 * limit.most:
                     tokens = space.vocabulary_sizes[-1] - rows
                     parts = (found.heads.at(groups), found.layers.at(num_layers), found.neurons.at(1 - width / 77))
@@ -98,7 +99,7 @@ def test_every_limit_is_met_within_a_percent_and_never_passed(space: Space, allo
     assert sum(outline.widths) == choice.num_kept_neurons
 
 
-def test_what_cannot_be_met_is_said(space: Space, stored: checkpoint.StoredWeights):
+def test_what_cannot_be_met_is_said(space: Space, stored: StoredWeights):
     with pytest.raises(UserError, match=r"^params.yaml: budget.target_megabytes 0.03 is less than what can't go \(0\.\d+ MB: "):
         choose(space, curves(space), Limit.of(stored, None, 0.03), 32)
     with pytest.raises(UserError, match=r"budget.target_size_reduction 0.95 is less than what can't go \([\d,]+ parameters: "):
@@ -109,10 +110,10 @@ def test_what_cannot_be_met_is_said(space: Space, stored: checkpoint.StoredWeigh
     stiff = replace(space, head_options=[], layer_options=[1])
     few = Curves(nothing, nothing, nothing, Curve([0, 1], [0.0, 0.1]))
     with pytest.raises(UserError, match=r"nothing lands within 1 % below .* the nearest cut leaves [\d,]+ parameters: "):
-        choose(stiff, few, Limit(round(0.95 * checkpoint.num_parameters(space.shapes)), False, "x"), 32)
+        choose(stiff, few, Limit(round(0.95 * num_parameters(space.shapes)), False, "x"), 32)
 
 
-def test_bytes_are_those_of_the_file(stored: checkpoint.StoredWeights):
+def test_bytes_are_those_of_the_file(stored: StoredWeights):
     assert weights_bytes(stored.shapes, torch.float32) == stored.path.stat().st_size
 
 

@@ -9,6 +9,7 @@ from benchmarks.parity.tokenizer import PlainBPE, probes
 from minigpts.errors import UserError
 from minigpts.importing import gguf, imported
 from minigpts.model import checkpoint
+from minigpts.model.weights import StoredWeights
 from tests import tiny
 from tests.unit.corpus.readers import files
 
@@ -33,7 +34,7 @@ def test_logits_are_the_originals_to_the_bit(tmp_path, shape):
 
 def test_quantized_tensors_come_back_within_their_step(tmp_path):
     source = tiny.write_checkpoint(tmp_path / "tiny", hidden_size=64, head_dim=16, intermediate_size=96)
-    original, weights = checkpoint.StoredWeights(source), checkpoint.StoredWeights(converted(source, tmp_path, quantized=True))
+    original, weights = StoredWeights(source), StoredWeights(converted(source, tmp_path, quantized=True))
     assert weights.keys() == original.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(weight, original[name], rtol=0, atol=original[name].abs().max().item() / 127)
@@ -42,8 +43,8 @@ def test_quantized_tensors_come_back_within_their_step(tmp_path):
 def test_the_dtype_asked_for_is_the_rounded_float32(tmp_path):
     source = tiny.write_checkpoint(tmp_path / "tiny")
     out = converted(source, tmp_path, torch.bfloat16)
-    for name, weight in checkpoint.StoredWeights(source).items():
-        assert torch.equal(checkpoint.StoredWeights(out)[name], weight.bfloat16())
+    for name, weight in StoredWeights(source).items():
+        assert torch.equal(StoredWeights(out)[name], weight.bfloat16())
 
 
 def give_it_a_double_space(directory):
@@ -97,7 +98,7 @@ def test_a_tensor_without_a_place_is_refused(tmp_path, monkeypatch):
 
 def test_nan_is_refused_by_name_and_nothing_is_written(tmp_path):
     source = tiny.write_checkpoint(tmp_path / "tiny")
-    weights = dict(checkpoint.StoredWeights(source))
+    weights = dict(StoredWeights(source))
     weights["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
     with checkpoint.saving(tmp_path / "bad", checkpoint.load_config(source), weights.items(), source):
         pass

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minigpts.errors import UserError
 from minigpts.importing import imported, local_folder
 from minigpts.model import checkpoint
+from minigpts.model.weights import StoredWeights
 from tests import tiny
 from tests.unit.corpus.readers.files import SPM_PIECES, sentencepiece_model
 
@@ -56,12 +57,12 @@ def test_a_checkpoint_of_ours_comes_out_byte_for_byte(folder):
 
 
 def test_weights_are_rounded_to_the_dtype_asked_for_and_a_parent_of_that_dtype_is_kept_to_the_bit(folder):
-    parent = checkpoint.StoredWeights(folder)
+    parent = StoredWeights(folder)
     half = converted(folder, torch.bfloat16)
     assert AutoModelForCausalLM.from_pretrained(half).dtype == torch.bfloat16
     once = half.rename(half.with_name("once"))
     for out in (once, converted(once, torch.bfloat16)):
-        for name, tensor in checkpoint.StoredWeights(out).items():
+        for name, tensor in StoredWeights(out).items():
             assert torch.equal(tensor, parent[name].to(torch.bfloat16)), name
 
 
@@ -110,7 +111,7 @@ def test_a_checkpoint_of_ours_with_uneven_widths_comes_in(folder):
     with checkpoint.saving(folder.with_name("uneven"), config, weights.items(), folder):
         pass
     out = converted(folder.with_name("uneven"))
-    for name, tensor in checkpoint.StoredWeights(out).items():
+    for name, tensor in StoredWeights(out).items():
         assert torch.equal(tensor, weights[name]), name
 
 
@@ -178,7 +179,7 @@ def test_a_tied_matrix_is_found_under_either_name(folder, stored):
     save_file(weights, folder / "model.safetensors")
     out = converted(folder)
     assert torch.equal(checkpoint.load_model(out, torch.float32)(IDS).logits, expected)
-    assert "lm_head.weight" not in checkpoint.StoredWeights(out).shapes
+    assert "lm_head.weight" not in StoredWeights(out).shapes
 
 
 def pickled(folder):

@@ -15,6 +15,7 @@ from minigpts.download import wheels
 from minigpts.errors import UserError
 from minigpts.importing import contents, imported, local_folder, spm
 from minigpts.model import checkpoint
+from minigpts.model.weights import StoredWeights
 from minigpts.model.config_facts import NO_FACTS
 from tests import tiny
 from tests.unit.corpus.readers.files import SPM_TRAINER, sentencepiece_model
@@ -158,7 +159,7 @@ def test_the_weights_beside_an_index_are_the_single_file(folder):
     save_file(other, folder / "model-1.safetensors")
     (folder / contents.INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(other, "model-1.safetensors")}))
     out = converted(folder)
-    assert torch.equal(checkpoint.StoredWeights(out)["model.norm.weight"], checkpoint.StoredWeights(folder)["model.norm.weight"])
+    assert torch.equal(StoredWeights(out)["model.norm.weight"], StoredWeights(folder)["model.norm.weight"])
 
 
 SPLIT = {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}

@@ -9,13 +9,20 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 sys.modules["minigpts"] = None  # wherever it may be installed, importing it fails
 
 
 def load(folder, **options):
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, **options)
+
+
+def bare(folder):
+    """The decoder without its head, all of it from the folder."""
+    model, loading = AutoModel.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["mismatched_keys"], loading
+    return model
 
 
 def refusal(folder):
@@ -50,6 +57,8 @@ def main(out, folders):
         model, loading = load(folder, output_loading_info=True)
         with torch.no_grad():
             tensors[f"{name}.logits"] = model(ids).logits
+            tensors[f"{name}.hidden"] = getattr(model, "model", model.base_model)(ids).last_hidden_state
+            tensors[f"{name}.hidden of AutoModel"] = bare(folder)(ids).last_hidden_state
             tensors[f"{name}.logits in bfloat16"] = load(folder, dtype=torch.bfloat16)(ids).logits
         for key, cache in (("with cache", True), ("without cache", False)):
             generated = generate(model, ids, use_cache=cache)

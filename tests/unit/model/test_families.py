@@ -28,6 +28,7 @@ from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model import checkpoint
 from minigpts.model.families import SPECS, spec_for
+from minigpts.model.weights import read_tensors, write_tensors
 from stages import count_tokens, evaluate, finetune, profile_activations, prune_embeddings, prune_neurons
 from tests import tiny
 from tests.unit.evaluation.test_language_modeling import plain_nats
@@ -92,11 +93,11 @@ class Family:
         params = self.params("base", {})
         profile_activations.main(arguments(model=self.base, text=data / "text.parquet", out=self.stats, params=params))
         # Layer 0 is said to do nothing, so that it is the one that goes and the numbers of those that stay change.
-        statistics = artifacts.read_tensors(self.stats)
+        statistics = read_tensors(self.stats)
         self.mean_abs = torch.stack([statistics[f"layers.{index}.mlp.abs_sum"] for index in range(3)]) / statistics["count"]
         statistics["layers.0.block.cosine_sum"] = statistics["count"].double()
         self.tilted_stats = folder / "tilted_stats.safetensors"
-        artifacts.write_tensors(self.tilted_stats, statistics)
+        write_tensors(self.tilted_stats, statistics)
 
     def params(self, name: str, prune: dict[str, Any], **top: float) -> Path:
         path = self.folder / f"{name}.yaml"
@@ -198,7 +199,7 @@ def test_statistics_are_those_of_the_modules(family: Family):
         expected[f"linear.{name}.input_abs_sum"] = inputs[name].abs().sum(0)
         expected[f"linear.{name}.output_abs_sum"] = outputs[name].abs().sum(0)
         expected[f"linear.{name}.output_minus_bias_abs_sum"] = (outputs[name] - (0 if bias is None else bias)).abs().sum(0)
-    found = artifacts.read_tensors(family.stats)
+    found = read_tensors(family.stats)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-4, check_dtype=False, msg=name)
@@ -277,7 +278,7 @@ def test_uneven_widths(family: Family, allocation: str, num_layers: int):
 
 def test_the_papers_linear_rule(family: Family):
     """What it marks is zero, what it can remove is gone, and the logits are those of the parent with the zeros written in."""
-    means = artifacts.read_tensors(family.stats)
+    means = read_tensors(family.stats)
     sums = {name: value for name, value in means.items() if name.startswith("linear.") and not name.endswith("minus_bias_abs_sum")}
     read = [value for name, value in sums.items() if name.endswith(f"{family.spec.mlp_out}.input_abs_sum")]
     # A part of all rows and columns, and a part of the neurons at least.

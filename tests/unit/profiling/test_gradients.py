@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from minigpts import artifacts
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
+from minigpts.model.weights import read_tensors
 from minigpts.profiling.gradients import taylor_sums
 from stages import profile_activations
 from tests import tiny
@@ -130,7 +131,7 @@ def test_the_stage_adds_the_sums_and_changes_no_other_statistic(tmp_path: Path, 
         params.write_text(yaml.safe_dump({**values, "runtime": {"batch_tokens": 160, "num_threads": None}}))
         paths = {"model": folder, "text": tmp_path / "text.parquet", "out": out, "params": params}
         profile_activations.main([text for name, path in paths.items() for text in (f"--{name}", str(path))])
-        found[gradient_tokens] = artifacts.read_tensors(out)
+        found[gradient_tokens] = read_tensors(out)
     added = {"gradient_count", *(f"layers.{index}.{kind}.taylor_sum" for index in range(3) for kind in ("mlp", "heads"))}
     plain, more = found[0], found[80]
     assert more.keys() == plain.keys() | added and not added & plain.keys()

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
+from minigpts.model.weights import StoredWeights, num_parameters
 from minigpts.profiling.recorder import profile
 from minigpts.pruning import allocation, cutting, layers, linear, neurons, refit, slicing
 from tests import tiny
@@ -27,7 +28,7 @@ class Parent:
         self.directory = tiny.write_checkpoint(directory, family, **changes)
         self.config = checkpoint.load_config(self.directory)
         self.spec = spec_for(family)
-        self.stored = checkpoint.StoredWeights(self.directory)
+        self.stored = StoredWeights(self.directory)
         self.model = checkpoint.load_model(self.directory, torch.float32)
         self.statistics = profile(self.model, self.spec, TOKENS, 2, all_linear=True)
 
@@ -98,7 +99,7 @@ def test_shrunk_equals_masked(parent: Parent, tmp_path: Path, allocation: str):
     num_removed = sum(77 - len(layer.neurons) for layer in cut.layers)
     assert num_removed == 3 * 19
     assert allocation != "uniform" or {len(layer.neurons) for layer in cut.layers} == {58}
-    fewer = checkpoint.num_parameters(parent.stored.shapes) - checkpoint.sizes(folder)["num_parameters"]
+    fewer = num_parameters(parent.stored.shapes) - checkpoint.sizes(folder)["num_parameters"]
     assert fewer == num_removed * neurons.parameters_per_neuron(parent.stored.shapes, parent.spec)
 
 
@@ -214,8 +215,8 @@ def test_neurons_the_linear_rule_removes_were_silent(tmp_path: Path, family: str
         pass
     shrunk = parent.saved(tmp_path / "shrunk", cut, cutting.sliced(parent.stored, parent.spec, cut, marked=marked))
     torch.testing.assert_close(logits(shrunk), logits(tmp_path / "zeroed"), rtol=0, atol=1e-4)
-    metrics = cutting.metrics(cut, parent.stored, checkpoint.StoredWeights(shrunk), parent.spec, marked)
-    zeros = sum(int((tensor == 0).sum()) for tensor in checkpoint.StoredWeights(shrunk).values())
+    metrics = cutting.metrics(cut, parent.stored, StoredWeights(shrunk), parent.spec, marked)
+    zeros = sum(int((tensor == 0).sum()) for tensor in StoredWeights(shrunk).values())
     assert metrics["num_zeroed_parameters"] == zeros > 0
 
 
@@ -247,7 +248,7 @@ def test_refit_with_nothing_cut_is_the_parent(parent: Parent, tmp_path: Path):
 def test_a_refit_is_stored_in_the_parents_dtype(tmp_path: Path, dtype: torch.dtype):
     parent = Parent(tmp_path / "parent", "llama", dtype=dtype)
     refitted = parent.refitted(tmp_path / "refitted", parent.cut(), 4)
-    assert checkpoint.StoredWeights(tmp_path / "refitted").dtype == dtype
+    assert StoredWeights(tmp_path / "refitted").dtype == dtype
     bare = checkpoint.load_model(parent.saved(tmp_path / "bare", parent.cut()), torch.float32)
     expected = residual(parent.model, parent.spec)
     errors = [float((residual(model, parent.spec) - expected).square().mean()) for model in (bare, refitted)]

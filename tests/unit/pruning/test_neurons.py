@@ -9,10 +9,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
+from minigpts.model.weights import StoredWeights, write_tensors
 from minigpts.profiling.gradients import taylor_sums
 from minigpts.profiling.recorder import profile
 from minigpts.pruning import allocation, heads, neurons
@@ -37,7 +37,7 @@ def statistics(folder: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("criterion", ["wanda", "taylor"])
 def test_adaptive_takes_the_lowest_of_all_layers_on_one_scale(folder: Path, statistics: dict[str, Tensor], criterion: str):
-    found = neurons.scores(checkpoint.StoredWeights(folder), SPEC, statistics, 3, criterion, seed=0)
+    found = neurons.scores(StoredWeights(folder), SPEC, statistics, 3, criterion, seed=0)
     widths = neurons.widths_of_sum(found, [0, 1, 2], 3 * 77 - 60, allocation="adaptive", multiple_of=1)
     kept = allocation.keep_highest(found.scores, widths)
     pooled = torch.stack(found.scores)  # (3, 77)
@@ -52,7 +52,7 @@ def test_adaptive_takes_the_lowest_of_all_layers_on_one_scale(folder: Path, stat
 
 def test_groups_are_scored_by_their_query_heads(folder: Path, statistics: dict[str, Tensor]):
     attention = AttentionShape.of(checkpoint.load_config(folder))
-    stored = checkpoint.StoredWeights(folder)
+    stored = StoredWeights(folder)
     by_output, by_loss = (heads.scores(stored, SPEC, attention, statistics, 3, criterion) for criterion in ("wanda", "taylor"))
     for index in range(3):
         sums = statistics[f"layers.{index}.heads.taylor_sum"]
@@ -67,7 +67,7 @@ def test_taylor_is_refused_before_anything_is_written(folder: Path, statistics: 
     params["prune_neurons"] |= {"criterion": "taylor", "layers": 0}  # the tiny model keeps its three
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     plain = {name: value for name, value in statistics.items() if not name.endswith("taylor_sum")}
-    artifacts.write_tensors(tmp_path / "stats.safetensors", plain)
+    write_tensors(tmp_path / "stats.safetensors", plain)
     before = sorted(tmp_path.iterdir())
     paths = {"model": folder, "stats": tmp_path / "stats.safetensors", "text": tmp_path / "no.parquet", "out": tmp_path / "out"}
     paths |= {"metrics": tmp_path / "m.json", "widths": tmp_path / "w.csv", "params": tmp_path / "params.yaml"}

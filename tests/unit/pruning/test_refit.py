@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
+from minigpts.model.weights import StoredWeights
 from minigpts.pruning import heads, refit
 from minigpts.pruning.layers import set_layers
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
@@ -29,7 +30,7 @@ def test_every_variant_comes_nearer_to_its_parent(variant: str, layers: tuple[in
     family, changes = tiny.VARIANTS[variant]
     family_spec = spec_for(family)
     folder = tiny.write_checkpoint(tmp_path / "parent", family, **changes)
-    config, stored = checkpoint.load_config(folder), checkpoint.StoredWeights(folder)
+    config, stored = checkpoint.load_config(folder), StoredWeights(folder)
     attention = AttentionShape.of(config)
     width = stored.shapes[f"{family_spec.layer(0, family_spec.mlp_out)}.weight"][family_spec.input_axis]
     groups = torch.arange(1 if family_spec.attention_in and attention.num_groups > 1 else 0, attention.num_groups)
@@ -61,7 +62,7 @@ def test_the_layer_in_front_takes_over_what_a_layer_that_goes_adds(tmp_path: Pat
         bias = parent.get_submodule(family_spec.layer(1, family_spec.mlp_out)).bias
         bias.copy_(torch.randn(len(bias), generator=torch.Generator().manual_seed(2)))
     parent.save_pretrained(folder)
-    stored, attention = checkpoint.StoredWeights(folder), AttentionShape.of(config)
+    stored, attention = StoredWeights(folder), AttentionShape.of(config)
     every_neuron, every_group = torch.arange(config.intermediate_size), torch.arange(attention.num_groups)
     cuts = [LayerCut(index, every_neuron, every_group) for index in (0, 2)]
     child_config = checkpoint.load_config(folder)

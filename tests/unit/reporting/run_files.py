@@ -11,6 +11,7 @@ import yaml
 
 from minigpts import artifacts
 from minigpts.model import checkpoint
+from minigpts.model.weights import write_tensors
 from tests import tiny
 
 LAYERS, WIDTH, HEADS = 3, 77, 4
@@ -152,7 +153,7 @@ def statistics() -> dict[str, torch.Tensor]:
 
 
 def _write_profile(root: Path, base: Path, child: Path) -> None:
-    artifacts.write_tensors(root / "stats.safetensors", statistics())
+    write_tensors(root / "stats.safetensors", statistics())
     tokenizer = checkpoint.load_fast_tokenizer(base)
     size = tokenizer.get_vocab_size()
     ids = list(range(size))

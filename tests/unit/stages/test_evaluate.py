@@ -12,6 +12,7 @@ from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
 from minigpts.model import checkpoint
+from minigpts.model.weights import WEIGHTS, StoredWeights, write_tensors
 from stages import evaluate
 from tests import tiny
 
@@ -124,9 +125,9 @@ def test_bad_input_is_one_line_and_leaves_earlier_metrics(inputs, tmp_path):
         run(inputs, validation=tmp_path / "gone.parquet")
     damaged = tmp_path / "damaged"
     shutil.copytree(inputs / "smaller", damaged)
-    weights = dict(checkpoint.StoredWeights(damaged))
+    weights = dict(StoredWeights(damaged))
     weights["model.layers.1.mlp.down_proj.weight"][3, 5] = float("nan")
-    artifacts.write_tensors(damaged / checkpoint.WEIGHTS, weights, {"format": "pt"})
+    write_tensors(damaged / WEIGHTS, weights, {"format": "pt"})
     with pytest.raises(UserError, match="its weights are damaged"):
         run(inputs, model=damaged)
     assert artifacts.read_json(inputs / "metrics.json") == before

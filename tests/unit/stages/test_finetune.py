@@ -15,6 +15,7 @@ from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
 from minigpts.model import checkpoint
+from minigpts.model.weights import WEIGHTS, StoredWeights, write_tensors
 from stages import finetune
 from tests import tiny
 from tests.unit.stages.finetune_killed import arguments
@@ -134,7 +135,7 @@ def test_a_teacher_adapters_and_general_text_resume_to_the_bit_too(tmp_path):
 def test_what_adapters_learnt_is_saved_as_plain_weights(tmp_path):
     folder = _with_all(tmp_path)
     metrics, _ = _run(folder)
-    before, after = (checkpoint.StoredWeights(folder / name) for name in ("pruned", "out/finetuned"))
+    before, after = (StoredWeights(folder / name) for name in ("pruned", "out/finetuned"))
     assert metrics["best_step"] > 0 and before.shapes == after.shapes
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert changed == {name for name in after if "proj" in name}
@@ -153,7 +154,7 @@ def test_without_a_teacher_nothing_is_distilled_and_without_questions_bits_per_b
             place = given.index(flag)
             del given[place : place + 2]
         finetune.main(given)
-        weights = (folder / "out/finetuned" / checkpoint.WEIGHTS).read_bytes()
+        weights = (folder / "out/finetuned" / WEIGHTS).read_bytes()
         return artifacts.read_json(folder / "out/finetune.json"), weights
 
     metrics, weights = run("plain", "--teacher", "--questions")
@@ -194,7 +195,7 @@ def test_the_budget_is_run_and_the_best_is_saved(tmp_path):
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (folder / "pruned").iterdir())
     for name in ("config.json", "tokenizer.json", "neurons.parquet"):
         assert (out / name).read_bytes() == (folder / "pruned" / name).read_bytes()
-    assert checkpoint.StoredWeights(out).dtype == torch.bfloat16
+    assert StoredWeights(out).dtype == torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     texts = artifacts.read_table(folder / "validation.parquet", ["text"])["text"]
     score = language_modeling.score(model, checkpoint.load_fast_tokenizer(out), texts, sequence_length=64, batch_tokens=64)
@@ -214,7 +215,7 @@ def test_a_child_that_needs_no_recovery_is_saved_as_it_is(tmp_path):
     folder = _prepare(tmp_path, parent=99.0, stop="recovered")
     metrics, _ = _run(folder)
     assert metrics["recovered_at_step"] == metrics["steps"] == 0 and metrics["train_loss"] is None
-    assert (folder / "out/finetuned" / checkpoint.WEIGHTS).read_bytes() == (folder / "pruned" / checkpoint.WEIGHTS).read_bytes()
+    assert (folder / "out/finetuned" / WEIGHTS).read_bytes() == (folder / "pruned" / WEIGHTS).read_bytes()
 
 
 def test_plateau_stops_after_patience_and_keeps_the_best(tmp_path):
@@ -222,7 +223,7 @@ def test_plateau_stops_after_patience_and_keeps_the_best(tmp_path):
     metrics, curve = _run(folder)
     assert metrics["stop_reason"] == "plateau" and metrics["best_step"] == 0 and len(curve) == 3
     assert metrics["overfitting_bits_per_byte"] > 0
-    assert (folder / "out/finetuned" / checkpoint.WEIGHTS).read_bytes() == (folder / "pruned" / checkpoint.WEIGHTS).read_bytes()
+    assert (folder / "out/finetuned" / WEIGHTS).read_bytes() == (folder / "pruned" / WEIGHTS).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -252,9 +253,9 @@ def test_what_cannot_work_is_said_in_one_line_and_earlier_outs_stay(tmp_path, ch
 
 def test_a_damaged_checkpoint_is_not_blamed_on_the_rate(tmp_path):
     folder = _prepare(tmp_path)
-    weights = dict(checkpoint.StoredWeights(folder / "pruned"))
+    weights = dict(StoredWeights(folder / "pruned"))
     weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
-    artifacts.write_tensors(folder / "pruned" / checkpoint.WEIGHTS, weights, {"format": "pt"})
+    write_tensors(folder / "pruned" / WEIGHTS, weights, {"format": "pt"})
     with pytest.raises(UserError, match="at step 0; the checkpoint is damaged"):
         _run(folder)
 

@@ -6,11 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig, PreTrainedConfig, PreTrainedModel
 
-from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
-from minigpts.model.checkpoint import StoredWeights
 from minigpts.model.families import spec_for
+from minigpts.model.weights import StoredWeights, write_tensors
 from minigpts.vocabulary.embeddings import shrink_config, slice_vocabulary
 from tests import tiny
 
@@ -42,7 +41,7 @@ def random_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 def stored(folder: Path, weights: dict[str, torch.Tensor]) -> StoredWeights:
     folder.mkdir()
-    artifacts.write_tensors(folder / "model.safetensors", weights)
+    write_tensors(folder / "model.safetensors", weights)
     return StoredWeights(folder)
 
 

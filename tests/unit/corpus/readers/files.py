@@ -12,6 +12,7 @@ import gguf
 import torch
 
 from minigpts.model import checkpoint
+from minigpts.model.weights import StoredWeights
 from tests import tiny
 
 LLAMA_CPP_NAMES = {
@@ -33,7 +34,7 @@ LLAMA_CPP_NAMES = {
 
 def write_gguf(path: Path, directory: Path, pre: str = "smollm", architecture: str = "llama", quantized: bool = False) -> Path:
     """Write a tiny Llama checkpoint as llama.cpp's converter does: its names, its permuted q and k, its metadata."""
-    config, weights = checkpoint.load_config(directory), checkpoint.StoredWeights(directory)
+    config, weights = checkpoint.load_config(directory), StoredWeights(directory)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
