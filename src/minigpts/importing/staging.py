@@ -11,9 +11,9 @@ from typing import Any
 
 from minigpts.errors import UserError, named
 from minigpts.importing import contents
-from minigpts.model.weights import WEIGHTS
 from minigpts.model.config_facts import facts_of
 from minigpts.model.families import SPECS, spec_for
+from minigpts.model.weights import WEIGHTS
 from minigpts.vocabulary import trim
 
 # What tokenizer_config.json may say that makes transformers read other files than these.

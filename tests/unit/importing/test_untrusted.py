@@ -15,8 +15,8 @@ from minigpts.download import wheels
 from minigpts.errors import UserError
 from minigpts.importing import contents, imported, local_folder, spm
 from minigpts.model import checkpoint
-from minigpts.model.weights import StoredWeights
 from minigpts.model.config_facts import NO_FACTS
+from minigpts.model.weights import StoredWeights
 from tests import tiny
 from tests.unit.corpus.readers.files import SPM_TRAINER, sentencepiece_model
 from tests.unit.importing.test_requirements import edit
