@@ -91,7 +91,7 @@ def main(folder: Path, kill_points: list[str]) -> None:
     for setting in (point for point in kill_points if "=" in point):
         name, value = setting.split("=")
         module, _, constant = name.partition(":")
-        setattr(importlib.import_module(module), constant, float(value))
+        setattr(importlib.import_module(module), constant, int(value))
     for kill_point in (point for point in kill_points if "=" not in point):
         killed = bool(kill_point) and _run(folder, kill_point) == -signal.SIGKILL
         assert _run(folder, "") == 0
