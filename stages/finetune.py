@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from minigpts import artifacts, params
@@ -55,12 +54,13 @@ def run(args: argparse.Namespace) -> None:
     state = args.scratch / resuming.fingerprint(identity, filter(None, inputs))
     watched = trainer.Validation(tokenizer, validation, evaluation.sequence_length, parent, questions)
     teaching = distillation.load_teacher(teacher, args.model, settings.distillation) if teacher else None
-    load = partial(checkpoint.load_model, args.model, torch.float32)
     rate, tried = settings.learning_rate, dict[float, float]()
     if rate is None:
-        rate, tried = probe.find_rate(load, sequences, watched, recipe=settings, runtime=runtime, state=state, teacher=teaching)
+        rate, tried = probe.find_rate(
+            args.model, sequences, watched, recipe=settings, runtime=runtime, state=state, teacher=teaching
+        )
     result = trainer.recover(
-        load(),
+        checkpoint.load_model(args.model, torch.float32),
         sequences,
         watched,
         recipe=replace(settings, learning_rate=rate),

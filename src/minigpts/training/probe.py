@@ -6,19 +6,22 @@ differs by a factor of ten. So the first rate tried is relative to the weights, 
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from tqdm import tqdm
 from transformers import PreTrainedModel, PrinterCallback
 
 from minigpts.evaluation import language_modeling
+from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.params import Runtime
 from minigpts.training import resuming
@@ -30,14 +33,14 @@ from minigpts.training.trainer import FusedTrainer, Validation, deterministic, s
 # All of these hold on children of SmolLM2-135M and Gemma-3-270M (docs/experiments/2026-11-30-second-parent.md).
 START = 1e-3  # the first rate tried, in units of the weights' root mean square
 FACTOR = 2.0  # between neighbouring rates
-SHARE_OF_STEPS = 0.03  # of the run, that one trial takes
+SHARE_OF_STEPS = 0.04  # of the run, that one trial takes
 LEAST_STEPS = 4
-CHARACTERS = 5000  # of validation text that a trial is scored on, at least
+CHARACTERS = 8000  # of validation text that a trial is scored on, at least
 MOST = 8  # trials
 
 
 def find_rate(
-    load: Callable[[], PreTrainedModel],
+    folder: Path,
     sequences: np.ndarray,
     validation: Validation,
     *,
@@ -46,29 +49,29 @@ def find_rate(
     state: Path,
     teacher: Teacher | None = None,
 ) -> tuple[float, dict[float, float]]:
-    """The best learning rate for ``recipe``, and the validation bits per byte after a trial of each rate tried.
+    """The best learning rate for the checkpoint ``folder``, and the validation bits per byte after a trial of each rate tried.
 
-    Every trial tunes a new fp32 model from ``load``. What it gave is kept in ``state``, and not tried again after a kill.
+    A trial tunes the checkpoint in fp32 on ``sequences`` (num_sequences, 2, sequence_length), as the run will. What it gave is
+    kept in ``state``, so that a killed search goes on where it was.
     """
     tried = resuming.read_trials(state)
-    rate, model = None, load()
-    first = starting_rate(model)
+    first = starting_rate(checkpoint.StoredWeights(folder), spec_for(checkpoint.load_config(folder).model_type).layers)
     with tqdm(desc="finding the learning rate", unit="trial", disable=None) as bar:
         for rate in rates_to_try(first, tried):
-            trial = replace(recipe, learning_rate=rate)
-            tried[rate] = _try(model or load(), sequences, validation, trial, runtime, state, teacher)
-            model = None
+            model = checkpoint.load_model(folder, torch.float32)
+            tried[rate] = _try(model, sequences, validation, replace(recipe, learning_rate=rate), runtime, state, teacher)
+            del model
+            gc.collect()  # a Trainer is a cycle, and holds the model's size four times over
             if PartialState().is_main_process:
                 resuming.write_trials(state, tried)
             bar.update()
-            bar.set_postfix({f"{rate:g}": f"{tried[rate]:.4f}"})
     return best_rate(tried), tried
 
 
-def starting_rate(model: PreTrainedModel) -> float:
-    """The first rate to try: relative to the root mean square of a typical matrix of the decoder layers."""
-    layers = model.get_submodule(spec_for(model.config.model_type).layers)
-    sizes = [float(weight.detach().square().mean().sqrt()) for weight in layers.parameters() if weight.dim() > 1]
+def starting_rate(weights: Mapping[str, torch.Tensor], layers: str) -> float:
+    """The first rate to try: relative to the root mean square of a typical matrix of the decoder layers, two digits of it."""
+    names = [name for name in weights if name.startswith(f"{layers}.")]
+    sizes = [float(matrix.float().square().mean().sqrt()) for name in names if (matrix := weights[name]).dim() > 1]
     return float(f"{START * median(sizes):.1e}")
 
 
@@ -110,7 +113,8 @@ def _try(
 ) -> float:
     """Bits per byte on a part of the validation text after a run of a few steps, from warm-up to the cosine's end."""
     set_trainable(model, recipe)
-    steps = max(LEAST_STEPS, round(SHARE_OF_STEPS * recipe.steps(len(sequences) * recipe.sequence_length)))
+    whole = recipe.steps(len(sequences) * recipe.sequence_length)
+    steps = min(whole, max(LEAST_STEPS, round(SHARE_OF_STEPS * whole)))
     with deterministic():
         arguments = training_arguments(recipe, runtime, steps, state)
         data = PackedSequences(sequences, steps * recipe.batch_size, recipe.seed)

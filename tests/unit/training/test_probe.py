@@ -2,10 +2,8 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
-import torch
 
 from minigpts.model import checkpoint, packing
 from minigpts.params import Runtime
@@ -43,13 +41,10 @@ def test_a_rate_that_ruins_is_worse_than_any_and_the_search_always_ends():
 
 
 def test_the_first_rate_is_relative_to_the_weights(tmp_path):
-    model = checkpoint.load_model(tiny.write_checkpoint(tmp_path / "model"), torch.float32)
-    first = probe.starting_rate(model)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8)
-    assert first == pytest.approx(0.15 * probe.START, rel=0.05)  # tiny's weights
-    assert probe.starting_rate(model) == pytest.approx(8 * first, rel=0.05)
+    weights = checkpoint.StoredWeights(tiny.write_checkpoint(tmp_path / "model"))
+    assert probe.starting_rate(weights, "model.layers") == pytest.approx(0.15 * probe.START, rel=0.05)  # tiny's weights
+    larger = {name: tensor * (8 if "layers" in name else 99) for name, tensor in weights.items()}
+    assert probe.starting_rate(larger, "model.layers") == pytest.approx(8 * 0.15 * probe.START, rel=0.05)
 
 
 @pytest.fixture
@@ -60,12 +55,11 @@ def find(tmp_path, monkeypatch):
     tokenizer, config = checkpoint.load_fast_tokenizer(folder), checkpoint.load_config(folder)
     recipe = replace(RECIPE, learning_rate=None)
     rows, _ = draw_sequences(tokenizer, tiny.sentences(100), packing.boundaries(tokenizer, config), recipe)
-    load = partial(checkpoint.load_model, folder, torch.float32)
 
     def run(name, texts=TEXTS, questions=(), **changes):
         validation = Validation(tokenizer, texts, 64, Parent(1.0), questions)
         given = replace(recipe, **changes)
-        return probe.find_rate(load, rows, validation, recipe=given, runtime=Runtime(4096, 1), state=tmp_path / name)
+        return probe.find_rate(folder, rows, validation, recipe=given, runtime=Runtime(4096, 1), state=tmp_path / name)
 
     return run
 
