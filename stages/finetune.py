@@ -6,7 +6,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from minigpts import artifacts, params
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
 
     from minigpts.model import checkpoint, packing
     from minigpts.model.device import device
-    from minigpts.training import data, distillation, trainer
+    from minigpts.training import data, distillation, probe, trainer
 
     device(runtime)
     config, dtype = checkpoint.load_config(args.model), StoredWeights(args.model).dtype
@@ -47,15 +47,23 @@ def run(args: argparse.Namespace) -> None:
     identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation), "general": general}
     inputs = [args.model, args.train, args.validation, args.parent, args.questions, teacher]
     state = args.scratch / resuming.fingerprint(identity, filter(None, inputs))
+    watched = trainer.Validation(tokenizer, validation, evaluation.sequence_length, parent, questions)
+    teaching = distillation.load_teacher(teacher, args.model, settings.distillation) if teacher else None
+    rate, tried = settings.learning_rate, dict[float, float]()
+    if rate is None:
+        rate, tried = probe.find_rate(
+            args.model, sequences, watched, recipe=settings, runtime=runtime, state=state, teacher=teaching
+        )
     result = trainer.recover(
         checkpoint.load_model(args.model, torch.float32),
         sequences,
-        trainer.Validation(tokenizer, validation, evaluation.sequence_length, parent, questions),
-        recipe=settings,
+        watched,
+        recipe=replace(settings, learning_rate=rate),
         runtime=runtime,
         dtype=dtype,
         state=state,
-        teacher=distillation.load_teacher(teacher, args.model, settings.distillation) if teacher else None,
+        teacher=teaching,
+        guarded=bool(tried),
     )
     if not result.is_main_process:
         return
@@ -65,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
             shutil.copyfile(index_map, folder / index_map.name)
     artifacts.write_csv(args.curve, recipe.curve_rows(result.curve, parent))
     epochs = result.curve[-1].tokens / (len(sequences) * settings.sequence_length) * share  # every source at its own share
-    artifacts.write_json(args.metrics, recipe.summary(result.curve, result.stop_reason, parent, epochs))
+    artifacts.write_json(args.metrics, recipe.summary(result.curve, result.stop_reason, parent, epochs, rate, tried))
     artifacts.discard(args.scratch)
     for line in recipe.warnings(result.curve):
         print(f"warning: {line}", file=sys.stderr)

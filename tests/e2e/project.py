@@ -40,7 +40,6 @@ TINY = {
     "prune_neurons.layers": 0,
     "prune_neurons.multiple_of": 4,
     "prune_neurons.sequence_length": 32,
-    "finetune.learning_rate": 3e-3,
     "finetune.batch_size": 2,
     "finetune.sequence_length": 32,
     "finetune.max_tokens": 60 * 64,  # 60 steps

@@ -13,7 +13,7 @@ import json, sys
 from pathlib import Path
 import yaml
 params = yaml.safe_load(Path("params.yaml").read_text())
-size, rate = params["budget"]["target_size_reduction"] or 0.0, float(params["finetune"]["learning_rate"])
+size, rate = params["budget"]["target_size_reduction"] or 0.0, params["finetune"]["learning_rate"] or 0.0
 if size > 0.9 and sys.argv[1] == "prune_neurons":
     sys.exit("error: params.yaml: this cut would empty layer 0")
 shrinking = sys.argv[1] in ("finetune", "report", "evaluate@finetuned")

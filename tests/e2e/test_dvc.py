@@ -57,6 +57,16 @@ def test_threshold_reruns_what_is_behind_it(first_run, other_threshold):
     assert not any(name.startswith(("data/checkpoints/base", "data/prepared", "data/profile")) for name in changed)
 
 
+def test_a_rate_is_found_unless_an_experiment_gives_one(project):
+    def metrics():
+        return json.loads((project.folder / "metrics/finetune.json").read_text())
+
+    assert len(metrics()["learning_rates_tried"]) >= 3
+    output = project.dvc("exp", "run", "-S", "finetune.learning_rate=1e-4")
+    assert sorted(ran(output)) == ["evaluate@finetuned", "finetune", "report"]
+    assert metrics()["learning_rate"] == 1e-4 and metrics()["learning_rates_tried"] == {}
+
+
 def test_going_back_to_a_threshold_runs_nothing(first_run, other_threshold):
     assert ran(other_threshold.back) == []
     assert other_threshold.back_contents == contents(first_run.project.folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -29,6 +31,18 @@ def attach(model: PreTrainedModel, rank: int, seed: int) -> None:
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, fan_in_fan_out=spec.transposed)
     inject_adapter_in_model(config, model, ADAPTER)
+
+
+def restore(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Put back what :func:`merged_weights` gave. An adapter's part is in its layer from then on, and the adapter adds nothing."""
+    adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            module = name.rpartition(".")[0]
+            own[name.replace(module, f"{module}.base_layer") if module in adapted else name].copy_(tensor)
+        for module in adapted.values():
+            module.lora_B[ADAPTER].weight.zero_()
 
 
 def merged_weights(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from minigpts.params import require
 class Recipe:
     """The ``finetune`` section of params.yaml: AdamW on a cosine schedule over packed sequences."""
 
-    learning_rate: float  # the peak
+    learning_rate: float | None  # the peak; null: found by trials before the run, and lowered where the run needs it
     weight_decay: float  # of matrices; norms and biases are never decayed
     warmup_share: float  # of the steps, linear
     batch_size: int  # packed sequences in one step, on all devices together
@@ -35,7 +36,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.learning_rate > 0, "finetune.learning_rate must be > 0", self.learning_rate)
+        require(self.learning_rate is None or self.learning_rate > 0, "finetune.learning_rate must be > 0", self.learning_rate)
         require(self.weight_decay >= 0, "finetune.weight_decay must be ≥ 0", self.weight_decay)
         require(0 <= self.warmup_share < 1, "finetune.warmup_share must be ≥ 0 and < 1", self.warmup_share)
         require(self.sequence_length >= 2, "finetune.sequence_length must be ≥ 2", self.sequence_length)
@@ -143,6 +144,9 @@ def warnings(curve: Sequence[Evaluation]) -> list[str]:
     """What the user should know of how tuning ended, a line each: overfitting, answers lost, what is kept for it."""
     first, last, top = curve[0], curve[-1], best(curve)
     lines, kept = [], f"the weights of step {top.step} are kept"
+    if worse_than_before(curve):
+        rise = last.validation_bits_per_byte / first.validation_bits_per_byte - 1
+        lines.append(f"tuning did harm: validation bits per byte rose by {rise:.1%}; finetune.learning_rate: null finds a rate")
     if overfitting(curve):
         rise = last.validation_bits_per_byte / _lowest(curve) - 1
         lines.append(f"overfitting: validation bits per byte end {rise:.1%} above their lowest; {kept}")
@@ -166,11 +170,29 @@ def stop_reason(curve: Sequence[Evaluation], recipe: Recipe, parent: float, step
     return "budget" if last.step >= steps else None
 
 
+FALL = 0.25  # of the learning rate, whenever a run turns out worse than no tuning
+
+
+def worse_than_before(curve: Sequence[Evaluation]) -> bool:
+    """Whether the last point's bits per byte are above those before tuning."""
+    return curve[-1].validation_bits_per_byte > curve[0].validation_bits_per_byte
+
+
+def falls(curve: Sequence[Evaluation]) -> int:
+    """How many points of a guarded run sent it back to its best weights, to go on at :data:`FALL` of the rate."""
+    return sum(worse_than_before(curve[: index + 1]) for index in range(1, len(curve) - 1))
+
+
 SCORES = ("validation_bits_per_byte", "validation_acc", "validation_acc_norm")
 
 
-def summary(curve: Sequence[Evaluation], reason: str, parent: Parent, epochs: float) -> dict[str, Any]:
-    """The metrics of a finished run. ``epochs``: passes over the whole training text. Bits per byte are on validation text."""
+def summary(
+    curve: Sequence[Evaluation], reason: str, parent: Parent, epochs: float, rate: float, tried: Mapping[float, float]
+) -> dict[str, Any]:
+    """The metrics of a finished run. ``epochs``: passes over the whole training text. Bits per byte are on validation text.
+
+    ``rate`` is the peak of the learning rate, and ``tried`` what each rate's trial gave, which is nothing for a user's own rate.
+    """
     last, top = curve[-1], best(curve)
     recovered = next((point for point in curve if point.validation_bits_per_byte <= parent.bits_per_byte), None)
     named = {"before": curve[0], "best": top, "last": last}
@@ -189,6 +211,9 @@ def summary(curve: Sequence[Evaluation], reason: str, parent: Parent, epochs: fl
         "overfitting_bits_per_byte": last.validation_bits_per_byte - _lowest(curve),  # 0: still improving
         "answers_lost": answers_lost(curve),
         "train_loss": last.train_loss,
+        "learning_rate": rate,
+        "learning_rate_falls": falls(curve) if tried else 0,
+        "learning_rates_tried": {f"{rate:g}": score if math.isfinite(score) else None for rate, score in sorted(tried.items())},
     }
 
 

@@ -1,7 +1,8 @@
 """Trainer state that survives a SIGKILL, and is only ever picked up by the very run it belongs to.
 
-A state folder is named by the fingerprint of all that decides the result. In it lie the Trainer's own checkpoints, each
-complete once it holds the curve up to its step (written last, atomically), and the best weights so far, named by step.
+A state folder is named by the fingerprint of all that decides the result. In it lie what the trials of learning rates gave,
+the Trainer's own checkpoints, each complete once it holds the curve up to its step (written last, atomically), and the best
+weights so far, named by step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from minigpts import artifacts
 from minigpts.training.recipe import Evaluation, best
 
 CURVE = "curve.jsonl"
+TRIALS = "trials.jsonl"
 
 
 def fingerprint(params: Mapping[str, Any], inputs: Iterable[Path]) -> str:
@@ -51,9 +53,20 @@ def read_curve(checkpoint: Path) -> list[Evaluation]:
     return [Evaluation(**row) for row in artifacts.read_jsonl(checkpoint / CURVE)]
 
 
+def read_trials(state: Path) -> dict[float, float]:
+    """The learning rates tried so far, and the validation bits per byte after each one's trial."""
+    path = state / TRIALS
+    return {row["learning_rate"]: row["bits_per_byte"] for row in artifacts.read_jsonl(path)} if path.exists() else {}
+
+
+def write_trials(state: Path, tried: Mapping[float, float]) -> None:
+    """Keep, to the bit, what :func:`read_trials` gives."""
+    artifacts.write_jsonl(state / TRIALS, [{"learning_rate": rate, "bits_per_byte": score} for rate, score in tried.items()])
+
+
 def complete(checkpoint: Path, curve: Sequence[Evaluation]) -> None:
     """Declare a written checkpoint whole; then remove what it replaces: older ones, and weights no longer best."""
     artifacts.write_jsonl(checkpoint / CURVE, [asdict(point) for point in curve])
-    keep = {checkpoint, best_weights(checkpoint.parent, best(curve).step)}
+    keep = {checkpoint, best_weights(checkpoint.parent, best(curve).step), checkpoint.parent / TRIALS}
     for path in set(checkpoint.parent.iterdir()) - keep:
         artifacts.discard(path)

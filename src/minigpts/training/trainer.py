@@ -28,12 +28,12 @@ from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model.forward import document_mask
 from minigpts.model.loss import fused_loss
-from minigpts.model.weights import write_tensors
+from minigpts.model.weights import read_tensors, write_tensors
 from minigpts.params import Runtime
 from minigpts.training import lora, resuming
 from minigpts.training.data import PackedSequences, collate
 from minigpts.training.distillation import Teacher
-from minigpts.training.recipe import Evaluation, Parent, Recipe, best, stop_reason
+from minigpts.training.recipe import FALL, Evaluation, Parent, Recipe, best, stop_reason, worse_than_before
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -73,18 +73,20 @@ def recover(
     dtype: torch.dtype,
     state: Path,
     teacher: Teacher | None = None,
+    guarded: bool = False,
 ) -> Recovery:
     """Tune an fp32 ``model`` in place on ``sequences`` (num_sequences, 2, sequence_length) until ``recipe`` says stop.
 
+    A ``guarded`` run that is worse than no tuning goes back to its best weights, and on from them at a lower rate.
     ``state`` is the folder to resume from and to leave the best weights in, stored as ``dtype``; the caller removes it.
     Raises UserError when the text doesn't fill a step or the loss is no longer a number.
     """
     logging.disable_progress_bar()  # of every checkpoint's writing
     set_trainable(model, recipe)
-    with _deterministic():
+    with deterministic():
         steps = recipe.steps(len(sequences) * recipe.sequence_length)
         arguments = training_arguments(recipe, runtime, steps, state)
-        trainer = _RecoveryTrainer(model, arguments, sequences, validation, recipe, runtime, dtype, teacher)
+        trainer = _RecoveryTrainer(model, arguments, sequences, validation, recipe, runtime, dtype, teacher, guarded)
         resumed = resuming.newest_checkpoint(state)
         if resumed is None:
             trainer.evaluate()
@@ -155,7 +157,7 @@ def has_bf16() -> bool:
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
+def deterministic() -> Iterator[None]:
     """Deterministic kernels within the block, without the debugging aid that fills every new tensor with NaN."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be deterministic without it
     settings: Any = torch.utils.deterministic
@@ -197,10 +199,11 @@ class _RecoveryTrainer(FusedTrainer):
         runtime: Runtime,
         dtype: torch.dtype,
         teacher: Teacher | None,
+        guarded: bool,
     ) -> None:
         data = PackedSequences(sequences, arguments.max_steps * recipe.batch_size, recipe.seed)
         super().__init__(model, arguments, data_collator=collate, train_dataset=data)
-        self.validation, self.recipe, self.runtime, self.dtype = validation, recipe, runtime, dtype
+        self.validation, self.recipe, self.runtime, self.dtype, self.guarded = validation, recipe, runtime, dtype, guarded
         self.teacher = None if teacher is None else teacher.to(self.args.device)
         self.curve: list[Evaluation] = []
         self.loss_sum, self.loss_steps = 0.0, 0  # of the steps since the last evaluation
@@ -223,7 +226,7 @@ class _RecoveryTrainer(FusedTrainer):
     def _check(self, value: float, name: str) -> None:
         if not math.isfinite(value):
             step, rate = self.state.global_step, self.recipe.learning_rate
-            advice = f"lower finetune.learning_rate, which is {rate:g}" if step else "the checkpoint is damaged; make it again"
+            advice = f"set finetune.learning_rate below {rate:g}" if step else "the checkpoint is damaged; make it again"
             raise UserError(f"the {name} is {value} at step {step}; {advice}")
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -239,8 +242,19 @@ class _RecoveryTrainer(FusedTrainer):
         if best(self.curve).step == step and self.is_world_process_zero():
             path = resuming.best_weights(Path(self.args.output_dir), step)
             write_tensors(path, lora.merged_weights(self.model, self.dtype), {"format": "pt"})
+        if self.guarded and self.stop_reason is None and worse_than_before(self.curve):
+            self._fall_back()
         self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
         return scores
+
+    def _fall_back(self) -> None:
+        """Put the best weights back and lower the rate; the optimizer forgets, since what it remembers led astray."""
+        self.accelerator.wait_for_everyone()  # the main process has written them
+        lora.restore(self.model, read_tensors(resuming.best_weights(Path(self.args.output_dir), best(self.curve).step)))
+        self.optimizer.state.clear()
+        self.lr_scheduler.base_lrs = [FALL * rate for rate in self.lr_scheduler.base_lrs]  # a checkpoint keeps all three
+        for group in self.optimizer.param_groups:
+            group["lr"] *= FALL
 
     def _scores(self) -> dict[str, float]:
         given, batch_tokens = self.validation, self.runtime.batch_tokens

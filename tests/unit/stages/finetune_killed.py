@@ -2,7 +2,8 @@
 
 One process imports torch once and forks for each run. Arguments: the folder made by test_finetune.py, and kill points
 ``module:function:n`` (before the n-th call of that function). Prints one JSON object: kill point ("" for a run in
-peace) -> hash of the outs, steps taken by the last run, whether a first run was killed.
+peace) -> hash of the outs, steps taken by the last run, whether a first run was killed. ``module:CONSTANT=number`` among the
+kill points sets a constant for all runs.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ import torch
 from transformers import Trainer
 
 from minigpts.model import checkpoint  # noqa: F401 -- imported before forking, as all of this
-from minigpts.training import data, trainer  # noqa: F401
+from minigpts.training import data, probe, trainer  # noqa: F401
 
 
 def arguments(folder: Path) -> list[str]:
@@ -88,7 +89,11 @@ def main(folder: Path, kill_points: list[str]) -> None:
     torch.set_num_threads(1)
     assert Trainer is not None
     results = {}
-    for kill_point in kill_points:
+    for setting in (point for point in kill_points if "=" in point):
+        name, value = setting.split("=")
+        module, _, constant = name.partition(":")
+        setattr(importlib.import_module(module), constant, int(value))
+    for kill_point in (point for point in kill_points if "=" not in point):
         killed = bool(kill_point) and _run(folder, kill_point) == -signal.SIGKILL
         assert _run(folder, "") == 0
         results[kill_point] = {

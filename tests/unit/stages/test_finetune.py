@@ -132,6 +132,46 @@ def test_a_teacher_adapters_and_general_text_resume_to_the_bit_too(tmp_path):
         assert results[kill_point] == expected, kill_point
 
 
+RUINOUS = "minigpts.training.probe:START=20", "minigpts.training.probe:MOST=2"
+IN_THE_SECOND_TRIAL = {"transformers:Trainer.training_step:11": 4 + 14}  # of four steps each, two calls a step
+FALLING = {"minigpts.training.lora:restore:1": 14}  # at step 5, since the rate that was found is still ruinous
+AFTER_THE_FALL = {"transformers:Trainer.training_step:29": 9}
+
+
+@pytest.mark.parametrize(("rank", "points"), [(0, {**IN_THE_SECOND_TRIAL, **FALLING, **AFTER_THE_FALL}), (3, AFTER_THE_FALL)])
+def test_killed_in_trials_and_after_a_fall_it_resumes_to_the_bit(tmp_path, rank, points):
+    folder = _prepare(tmp_path, learning_rate=None, lora_rank=rank)
+    command = [sys.executable, "-m", "tests.unit.stages.finetune_killed", str(folder), *RUINOUS, "", *points]
+    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert artifacts.read_json(folder / "out/finetune.json")["learning_rate_falls"] >= 1
+    results = json.loads(ran.stdout.splitlines()[-1])
+    in_peace = results.pop("")
+    assert in_peace["steps"] == 2 * (2 * 4 + 14)
+    for kill_point, left in points.items():
+        expected = {"outs": in_peace["outs"], "steps": 2 * left, "killed": True, "scratch_is_gone": True}
+        assert results[kill_point] == expected, kill_point
+
+
+def test_a_rate_is_found_and_the_run_is_that_of_the_user_who_gives_it(tmp_path, monkeypatch):
+    metrics, _ = _run(_prepare(tmp_path / "found", learning_rate=None))
+    tried = metrics.pop("learning_rates_tried")
+    rate = metrics["learning_rate"]
+    assert len(tried) >= 3 and metrics["learning_rate_falls"] == 0
+    assert min(map(float, tried)) <= rate <= max(map(float, tried))
+    monkeypatch.setattr("minigpts.training.probe.find_rate", None)  # not called
+    given, _ = _run(_prepare(tmp_path / "given", learning_rate=rate))
+    assert given.pop("learning_rates_tried") == {} and given == metrics
+    weights = [(tmp_path / name / "out/finetuned" / checkpoint.WEIGHTS).read_bytes() for name in ("found", "given")]
+    assert weights[0] == weights[1]
+
+
+def test_a_users_own_rate_is_held_even_where_it_ruins(tmp_path, capsys):
+    metrics, _ = _run(_prepare(tmp_path, learning_rate=1.0, warmup_share=0.0))
+    assert metrics["learning_rate"] == 1.0 and metrics["learning_rate_falls"] == 0 and metrics["best_step"] == 0
+    assert "warning: tuning did harm: validation bits per byte rose by" in capsys.readouterr().err
+
+
 def test_what_adapters_learnt_is_saved_as_plain_weights(tmp_path):
     folder = _with_all(tmp_path)
     metrics, _ = _run(folder)

@@ -1,6 +1,7 @@
 """When to evaluate, when to stop, and what is said of it."""
 
 import itertools
+import math
 import random
 from dataclasses import replace
 
@@ -89,7 +90,7 @@ def test_overfitting_and_lost_answers_are_said():
     (other,) = warnings(_answering((3.0, 0.3), (2.0, 0.5), (1.0, 0.4)))
     assert other.startswith("answers lost on the way: bits per byte fell on after step 1")
     assert "from 0.600 to 0.500" in line and "(0.050)" in line and "the weights of step 1 are kept" in line
-    values = summary(_answering((3.0, 0.6), (2.0, 0.6), (1.0, 0.5)), "budget", Parent(0.9), epochs=1.0)
+    values = summary(_answering((3.0, 0.6), (2.0, 0.6), (1.0, 0.5)), "budget", Parent(0.9), epochs=1.0, rate=2e-4, tried={})
     assert values["answers_lost"] and not values["overfitting"] and values["overfitting_bits_per_byte"] == 0
     assert (values["validation_acc_norm_before"], values["validation_acc_norm_best"]) == (0.6, 0.6)
     assert (values["validation_acc_norm_last"], values["validation_acc_last"]) == (0.5, 0.4)
@@ -110,13 +111,27 @@ def test_a_wrong_recipe_is_refused(changes, message):
 
 
 def test_the_summary_names_recovery_best_and_overfitting():
-    values = summary(_curve(3.0, 0.9, 0.8, 0.95), "budget", Parent(0.9), epochs=1.5)
+    values = summary(_curve(3.0, 0.9, 0.8, 0.95), "budget", Parent(0.9), epochs=1.5, rate=2e-4, tried={})
     assert values["recovered"] and values["recovered_at_step"] == 1 and values["recovered_at_tokens"] == 10
     assert values["best_step"] == 2 and values["overfitting_bits_per_byte"] == pytest.approx(0.15)
     assert (values["steps"], values["tokens"], values["epochs"], values["train_loss"]) == (3, 30, 1.5, 3.0)
     assert values["overfitting"] and not values["answers_lost"] and values["validation_acc_norm_best"] is None
-    never = summary(_curve(3.0, 2.0), "budget", Parent(0.9), epochs=1.5)
+    never = summary(_curve(3.0, 2.0), "budget", Parent(0.9), epochs=1.5, rate=2e-4, tried={})
     assert not never["recovered"] and never["recovered_at_step"] is None and never["recovered_at_tokens"] is None
     rows = curve_rows(_curve(3.0, 2.0), Parent(0.9, 0.5, 0.6))
     assert [row["parent_validation_bits_per_byte"] for row in rows] == [0.9, 0.9]
     assert [row["parent_validation_acc_norm"] for row in rows] == [0.6, 0.6] and rows[0]["validation_acc"] is None
+
+
+def test_every_rate_tried_is_in_the_metrics_and_what_the_run_fell_back_from():
+    curve, tried = _curve(3.0, 4.0, 2.0, 3.1, 1.0, 9.0), {2e-4: 2.5, 1e-4: 2.25, 4e-4: math.inf}
+    found = summary(curve, "budget", Parent(0.9), 1.0, 1.2e-4, tried)
+    assert found["learning_rates_tried"] == {"0.0001": 2.25, "0.0002": 2.5, "0.0004": None}
+    assert found["learning_rate"] == 1.2e-4 and found["learning_rate_falls"] == 2  # not after the last point
+    assert summary(curve, "budget", Parent(0.9), 1.0, 1.2e-4, {})["learning_rate_falls"] == 0
+
+
+def test_a_run_that_does_harm_says_so():
+    harm, overfitting = warnings(_curve(3.0, 2.0, 3.3))
+    assert harm == "tuning did harm: validation bits per byte rose by 10.0%; finetune.learning_rate: null finds a rate"
+    assert overfitting.startswith("overfitting")

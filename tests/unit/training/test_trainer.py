@@ -11,8 +11,9 @@ from benchmarks.ratios.finetuning import padded
 from minigpts.model import checkpoint, packing
 from minigpts.model.families import spec_for
 from minigpts.params import Runtime
+from minigpts.training import trainer
 from minigpts.training.data import PackedSequences, collate, draw_sequences
-from minigpts.training.recipe import Recipe
+from minigpts.training.recipe import Parent, Recipe
 from minigpts.training.trainer import FusedTrainer, set_trainable, training_arguments
 from minigpts.vocabulary.embeddings import vocabulary_tensors
 from tests import tiny
@@ -78,6 +79,28 @@ def test_frozen_embeddings_stay_to_the_bit_and_all_else_is_tuned(tmp_path, famil
 def test_a_cpu_that_multiplies_bf16_tunes_in_fp32_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True, "avx512_bf16": True}, raising=False)
     assert not training_arguments(RECIPE, Runtime(4096, None), 20, tmp_path).bf16
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_guarded_run_that_did_harm_is_its_best_weights_again(tmp_path, monkeypatch, rank):
+    """Ruined by a rate far too high; gone back at a rate of 0, every later point is the one before tuning, to the bit."""
+    monkeypatch.setattr(trainer, "FALL", 0.0)
+    folder = tiny.write_checkpoint(tmp_path / "model", dtype=torch.bfloat16)
+    tokenizer, config = checkpoint.load_fast_tokenizer(folder), checkpoint.load_config(folder)
+    recipe = replace(RECIPE, learning_rate=3.0, warmup_share=0.0, max_tokens=6 * 240, evaluations=3, lora_rank=rank)
+    rows, _ = draw_sequences(tokenizer, tiny.sentences(100), packing.boundaries(tokenizer, config), recipe)
+
+    def curve(guarded):
+        watched = trainer.Validation(tokenizer, tiny.sentences(6, seed=5), 64, Parent(1.0))
+        model = checkpoint.load_model(folder, torch.float32)
+        state = tmp_path / f"guarded-{guarded}"
+        how = {"recipe": recipe, "runtime": Runtime(4096, 1), "dtype": torch.bfloat16, "state": state, "guarded": guarded}
+        return [point.validation_bits_per_byte for point in trainer.recover(model, rows, watched, **how).curve]
+
+    before, harmed, *others = curve(guarded=True)
+    assert harmed > before and others == [before, before]
+    unguarded = curve(guarded=False)
+    assert unguarded[:2] == [before, harmed] and before not in unguarded[2:]
 
 
 def test_every_epoch_is_a_new_order_of_all_sequences():

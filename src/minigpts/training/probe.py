@@ -1,0 +1,140 @@
+"""The learning rate that suits this child: a few short trials from the same weights on the same rows, before the run itself.
+
+Which rate a child bears depends on how large its weights are and on how much of what it knew is left: between two parents it
+differs by a factor of ten. So the first rate tried is relative to the weights, and trials lead from there to the best one.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
+from tqdm import tqdm
+from transformers import PreTrainedModel, PrinterCallback
+
+from minigpts.evaluation import language_modeling
+from minigpts.model import checkpoint
+from minigpts.model.families import spec_for
+from minigpts.params import Runtime
+from minigpts.training import resuming
+from minigpts.training.data import PackedSequences, collate
+from minigpts.training.distillation import Teacher
+from minigpts.training.recipe import Recipe
+from minigpts.training.trainer import FusedTrainer, Validation, deterministic, set_trainable, training_arguments
+
+# All of these hold on children of SmolLM2-135M and Gemma-3-270M (docs/experiments/2026-11-30-second-parent.md).
+START = 1e-3  # the first rate tried, in units of the weights' root mean square
+FACTOR = 2.0  # between neighbouring rates
+SHARE_OF_STEPS = 0.04  # of the run, that one trial takes
+LEAST_STEPS = 4
+CHARACTERS = 8000  # of validation text that a trial is scored on, at least
+MOST = 8  # trials
+
+
+def find_rate(
+    folder: Path,
+    sequences: np.ndarray,
+    validation: Validation,
+    *,
+    recipe: Recipe,
+    runtime: Runtime,
+    state: Path,
+    teacher: Teacher | None = None,
+) -> tuple[float, dict[float, float]]:
+    """The best learning rate for the checkpoint ``folder``, and the validation bits per byte after a trial of each rate tried.
+
+    A trial tunes the checkpoint in fp32 on ``sequences`` (num_sequences, 2, sequence_length), as the run will. What it gave is
+    kept in ``state``, so that a killed search goes on where it was.
+    """
+    tried = resuming.read_trials(state)
+    first = starting_rate(checkpoint.StoredWeights(folder), spec_for(checkpoint.load_config(folder).model_type).layers)
+    with tqdm(desc="finding the learning rate", unit="trial", disable=None) as bar:
+        for rate in rates_to_try(first, tried):
+            model = checkpoint.load_model(folder, torch.float32)
+            tried[rate] = _try(model, sequences, validation, replace(recipe, learning_rate=rate), runtime, state, teacher)
+            del model
+            gc.collect()  # a Trainer is a cycle, and holds the model's size four times over
+            if PartialState().is_main_process:
+                resuming.write_trials(state, tried)
+            bar.update()
+    return best_rate(tried), tried
+
+
+def starting_rate(weights: Mapping[str, torch.Tensor], layers: str) -> float:
+    """The first rate to try: relative to the root mean square of a typical matrix of the decoder layers, two digits of it."""
+    names = [name for name in weights if name.startswith(f"{layers}.")]
+    sizes = [float(matrix.float().square().mean().sqrt()) for name in names if (matrix := weights[name]).dim() > 1]
+    return float(f"{START * median(sizes):.1e}")
+
+
+def rates_to_try(first: float, tried: Mapping[float, float]) -> Iterator[float]:
+    """The rates still to be tried, each after ``tried`` has the one before: down from ``first`` while that helps, else up.
+
+    It ends when the best one has a worse neighbour on either side.
+    """
+    for _ in range(MOST):
+        place = round(math.log(_lowest(tried) / first, FACTOR)) if tried else 0
+        rate = next((rate for step in (0, -1, 1) if (rate := first * FACTOR ** (place + step)) not in tried), None)
+        if rate is None or len(tried) >= MOST:
+            return
+        yield rate
+
+
+def best_rate(tried: Mapping[float, float]) -> float:
+    """Where a parabola through the lowest point and its neighbours, over the logarithm of the rate, is lowest."""
+    lowest = _lowest(tried)
+    below, at, above = (tried.get(rate) for rate in (lowest / FACTOR, lowest, lowest * FACTOR))
+    shift = 0.0
+    if below is not None and above is not None and at is not None and math.isfinite(below + above) and below + above > 2 * at:
+        shift = (below - above) / (below - 2 * at + above) / 2
+    return float(f"{lowest * FACTOR**shift:.1e}")
+
+
+def _lowest(tried: Mapping[float, float]) -> float:
+    return min(tried, key=lambda rate: (tried[rate], rate))  # where all of them ruin the child, lower ones are left
+
+
+def _try(
+    model: PreTrainedModel,
+    sequences: np.ndarray,
+    validation: Validation,
+    recipe: Recipe,
+    runtime: Runtime,
+    state: Path,
+    teacher: Teacher | None,
+) -> float:
+    """Bits per byte on a part of the validation text after a run of a few steps, from warm-up to the cosine's end."""
+    set_trainable(model, recipe)
+    whole = recipe.steps(len(sequences) * recipe.sequence_length)
+    steps = min(whole, max(LEAST_STEPS, round(SHARE_OF_STEPS * whole)))
+    with deterministic():
+        arguments = training_arguments(recipe, runtime, steps, state)
+        data = PackedSequences(sequences, steps * recipe.batch_size, recipe.seed)
+        trainer = FusedTrainer(model, arguments, data_collator=collate, train_dataset=data)
+        trainer.teacher = None if teacher is None else teacher.to(arguments.device)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        model.eval()
+        result = language_modeling.score(
+            model,
+            validation.tokenizer,
+            _part(validation),
+            sequence_length=validation.sequence_length,
+            batch_tokens=runtime.batch_tokens,
+        )
+    (score,) = broadcast_object_list([result.bits_per_byte])
+    return score if math.isfinite(score) else math.inf
+
+
+def _part(validation: Validation) -> list[str]:
+    """The first documents of the validation text that have :data:`CHARACTERS` between them."""
+    lengths = np.cumsum([len(text) for text in validation.texts])
+    return list(validation.texts[: int(np.searchsorted(lengths, CHARACTERS)) + 1])
