@@ -81,12 +81,13 @@ def _plan(args: argparse.Namespace, metrics: dict) -> list[Picture]:
 def _pictures(args: argparse.Namespace, values: Params, recovered_at_tokens: int | None) -> list[Picture]:
     import numpy as np
 
+    from minigpts.profiling.statistics import Statistics
     from minigpts.reporting import figures, sizes
 
     widths = artifacts.read_csv(args.metrics / "plots" / "layer_widths.csv")
     curve = artifacts.read_csv(args.metrics / "plots" / "recovery.csv")
     return [
-        figures.neuron_magnitudes(figures.mean_magnitudes(artifacts.read_arrays(args.stats)), values.threshold),
+        figures.neuron_magnitudes(Statistics(artifacts.read_arrays(args.stats)).mean_abs_by_layer(), values.threshold),
         figures.token_frequencies(np.array(artifacts.read_table(args.counts, ["count"])["count"]), values.embedding_threshold),
         figures.layer_widths([int(row["width"]) for row in widths], [int(row["parent_width"]) for row in widths]),
         figures.recovery(

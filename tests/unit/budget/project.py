@@ -46,7 +46,7 @@ class Project:
         model = checkpoint.load_model(self.base, torch.float32)
         tokenizer = checkpoint.load_fast_tokenizer(self.base)
         ids = torch.tensor([tokenizer.encode(text).ids[:16] for text in TEXTS])
-        artifacts.write_tensors(folder / "stats.safetensors", profile(model, spec_for(family), ids, 8))
+        artifacts.write_tensors(folder / "stats.safetensors", profile(model, spec_for(family), ids))
         write_counts(folder / "counts.parquet", tokenizer, count_tokens(tokenizer, TEXTS[:24]))
         artifacts.write_table(folder / "text.parquet", {"text": TEXTS})
         self.sizes = checkpoint.sizes(self.base)
@@ -56,7 +56,7 @@ class Project:
         self.write_params(budget, **cutting)
         self.run(check_budget, "base", "budget_checked")
         self.run(measure_damage, "budget", "base", "stats", "counts", "text", "curves")
-        self.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table", "figure")
+        self.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table")
         return artifacts.read_json(self.folder / "plan.json")["plan"]
 
     def write_params(self, budget: dict[str, Any], **cutting: Any) -> None:
@@ -84,7 +84,6 @@ class Project:
             "plan": ("plan", "plan.json"),
             "metrics": ("metrics", "plan_metrics.json"),
             "table": ("table", "plan.csv"),
-            "figure": ("figure", "plan.png"),
             "neurons": ("out", "neurons"),
             "neurons_metrics": ("metrics", "neurons.json"),
             "widths": ("widths", "widths.csv"),
