@@ -1,4 +1,4 @@
-"""Measures what cutting vocabulary, MLP neurons, heads and layers costs, each alone: the curves that a budget is spent by."""
+"""Measure what cutting vocabulary, MLP neurons, heads and layers costs, each alone: the curves that a budget is spent by."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from minigpts import artifacts, params
 from minigpts.budget import curves
 from minigpts.errors import exit_cleanly
-from stages.prune_neurons import Params as PruneParams
+from minigpts.pruning.params import Params as PruneParams
 
 if TYPE_CHECKING:
-    from minigpts.budget.damage import Bench
-    from minigpts.pruning.cutting import Request
+    from minigpts.budget.damage import DamageMeter
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if artifacts.read_json(arguments.budget)["budget"]:
         from minigpts.budget import planning
 
-        pruning.require_plannable()
-        measured = planning.measured(*bench_and_request(arguments, damage, pruning, runtime))
+        measured = planning.measured(damage_meter(arguments, damage, pruning, runtime))
     curves.write(arguments.curves, measured)
 
 
@@ -58,11 +56,10 @@ def inputs_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def bench_and_request(
-    arguments: argparse.Namespace, damage: Params, pruning: PruneParams, runtime: params.Runtime
-) -> tuple[Bench, Request]:
-    """What :func:`inputs_parser`'s flags lead to, and a cut that takes nothing, by ``pruning``'s criterion and allocation."""
-    from minigpts.budget.damage import Bench, split
+def damage_meter(arguments: argparse.Namespace, damage: Params, pruning: PruneParams, runtime: params.Runtime) -> DamageMeter:
+    """What measures trial cuts, from what :func:`inputs_parser`'s flags lead to."""
+    from minigpts.budget.damage import DamageMeter, split
+    from minigpts.model.device import device
     from minigpts.pruning import cutting
     from minigpts.vocabulary.choice import VocabularyChoice
 
@@ -70,9 +67,7 @@ def bench_and_request(
     vocabulary = VocabularyChoice.of(arguments.model, parent.config, arguments.counts, arguments.keep_terms)
     texts = artifacts.read_table(arguments.text, ["text"])["text"]
     fitted_on, measured_on = split(vocabulary.tokenizer, texts, damage.tokens)
-    calibration = cutting.Calibration(pruning.refit, fitted_on, pruning.sequence_length, runtime)
-    request = cutting.Request(pruning.criterion, pruning.seed, pruning.allocation, pruning.multiple_of)
-    return Bench(parent, vocabulary, calibration, measured_on), request
+    return DamageMeter(parent, vocabulary, pruning, fitted_on, measured_on, device(runtime))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""Decides where a budget is spent: searches measure_damage's curves for the cut that hurts least, and measures that one whole."""
+"""Decide where a budget is spent: search measure_damage's curves for the cut that hurts least, and measure that cut whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from minigpts import artifacts, params
 from minigpts.budget import curves, plan
 from minigpts.errors import UserError, exit_cleanly
+from minigpts.pruning.params import Params as PruneParams
 from stages.check_budget import Params
 from stages.measure_damage import Params as DamageParams
-from stages.measure_damage import bench_and_request, inputs_parser
-from stages.prune_neurons import Params as PruneParams
+from stages.measure_damage import damage_meter, inputs_parser
 
 NO_ROWS = [{"kind": "none", "level": 0, "bytes_freed": 0, "damage": 0.0, "chosen": False}]
 
@@ -29,16 +30,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     pruning = params.read(arguments.params, PruneParams, "prune_neurons")
     runtime = params.read(arguments.params, params.Runtime, "runtime")
 
-    planned, rows, metrics = None, NO_ROWS, {"budget": "none"}
+    planned, rows = None, NO_ROWS
+    metrics: dict[str, Any] = {"budget": "none"}
     if settings.is_set:
         measured = curves.read(arguments.curves)
         if measured is None:
             raise UserError(f"{arguments.curves}: measured without a budget; run check_budget and measure_damage again")
         from minigpts.budget import planning, search, table
+        from minigpts.model.device import computed_on
 
-        bench, request = bench_and_request(arguments, damage, pruning, runtime)
-        limit = search.Limit.of(bench.parent.stored, settings.target_size_reduction, settings.target_megabytes)
-        planned, rows, metrics = planning.make(bench, request, measured, limit)
+        meter = damage_meter(arguments, damage, pruning, runtime)
+        limit = search.Limit.of(meter.parent.stored, settings.target_size_reduction, settings.target_megabytes)
+        planned, rows, metrics = planning.make(meter, measured, limit)
+        metrics = {**metrics, "computed_on": computed_on(meter.where)}
         print(table.text(rows, metrics))
 
     plan.write(arguments.plan, planned)

@@ -51,10 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
     packed = packing.pack_texts(tokenizer, model.config, texts, settings.sequence_length)
     tokens, spec = torch.from_numpy(packed).to(where), spec_for(model.config.model_type)
-    rows = max(runtime.batch_tokens // settings.sequence_length, 1)
-    statistics = profile(model, spec, tokens, rows, settings.all_linear)
+    statistics = profile(model, spec, tokens, settings.all_linear)
     if settings.gradient_tokens:
-        statistics |= taylor_sums(model, spec, tokens[: max(settings.gradient_tokens // settings.sequence_length, 1)], rows)
+        statistics |= taylor_sums(model, spec, tokens[: max(settings.gradient_tokens // settings.sequence_length, 1)])
     write_tensors(arguments.out, statistics)
 
 

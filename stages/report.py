@@ -83,6 +83,7 @@ def _pictures(args: argparse.Namespace, values: Params, planned: Plan | None, me
     """The page's figures; a plan's own stands first where there is one."""
     import numpy as np
 
+    from minigpts.profiling.statistics import Statistics
     from minigpts.reporting import figures, sizes
 
     widths = artifacts.read_csv(args.metrics / "plots" / "layer_widths.csv")
@@ -91,7 +92,7 @@ def _pictures(args: argparse.Namespace, values: Params, planned: Plan | None, me
     thresholds = (values.threshold, values.embedding_threshold) if planned is None else (None, None)
     return [
         figures.plan(artifacts.read_csv(args.metrics / "plots" / "plan.csv")),
-        figures.neuron_magnitudes(figures.mean_magnitudes(read_arrays(args.stats)), thresholds[0]),
+        figures.neuron_magnitudes(Statistics(read_arrays(args.stats)).mean_abs_by_layer(), thresholds[0]),
         figures.token_frequencies(counts, thresholds[1], None if planned is None else planned.num_counted_tokens),
         figures.layer_widths([int(row["width"]) for row in widths], [int(row["parent_width"]) for row in widths]),
         figures.recovery(

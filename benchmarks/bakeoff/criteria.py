@@ -39,13 +39,15 @@ from minigpts.model.weights import StoredWeights
 from minigpts.params import Runtime
 from minigpts.profiling.gradients import taylor_sums
 from minigpts.profiling.recorder import profile
+from minigpts.profiling.statistics import GRADIENT_COUNT, Statistics
 from minigpts.pruning import cutting
 from minigpts.pruning.allocation import below_threshold, threshold_for_budget
+from minigpts.pruning.params import ByPlan
+from minigpts.pruning.params import Params as Pruning
 from minigpts.training.data import PackedSequences, collate, draw_sequences
 from minigpts.training.recipe import Recipe
 from minigpts.training.trainer import FusedTrainer, set_trainable, training_arguments
 from stages.evaluate import Params as Evaluating
-from stages.prune_neurons import Params as Pruning
 
 CRITERIA = ("random", "magnitude", "paper", "l1", "wanda", "flap", "taylor")
 REFITS = ("none", "least_squares")
@@ -91,7 +93,7 @@ class Settings:
         )
 
 
-class Bench:
+class BakeOff:
     """The parent, the texts, and what is known of the parent on the calibration text of one seed at a time."""
 
     def __init__(self, arguments: argparse.Namespace, settings: Settings) -> None:
@@ -107,7 +109,7 @@ class Bench:
         self.calibration_tokens = arguments.calibration_tokens
         self.test = drawn(self.tokenizer, test, 0, arguments.test_tokens)
         self.seed: int | None = None
-        self.statistics: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
 
     def dense(self) -> PreTrainedModel:
         """The parent itself, anew: whoever gets it may change it."""
@@ -116,17 +118,16 @@ class Bench:
     def calibrate(self, seed: int, gradients: bool) -> None:
         """Profile the parent on the seed's calibration text, unless that was the last thing done."""
         if seed != self.seed:
-            self.seed, self.statistics = seed, {}
+            self.seed, self.sums = seed, {}
             self.texts = drawn(self.tokenizer, self.calibration, seed, self.calibration_tokens)
-        missing_gradients = gradients and "gradient_count" not in self.statistics
-        if self.statistics and not missing_gradients:
+        missing_gradients = gradients and GRADIENT_COUNT not in self.sums
+        if self.sums and not missing_gradients:
             return
         model, tokens = self.dense(), self.calibration_sequences()
-        rows = max(self.settings.runtime.batch_tokens // tokens.shape[1], 1)
-        if not self.statistics:
-            self.statistics |= profile(model, self.spec, tokens, rows)
+        if not self.sums:
+            self.sums |= profile(model, self.spec, tokens)
         if missing_gradients:
-            self.statistics |= taylor_sums(model, self.spec, tokens, rows)
+            self.sums |= taylor_sums(model, self.spec, tokens)
 
     def calibration_sequences(self) -> Tensor:
         """The seed's calibration text as the refit packs it, (sequences, sequence_length)."""
@@ -141,14 +142,13 @@ class Bench:
             self.calibrate(row.seed, gradients=False)
             return peers.PEERS[row.criterion](self.dense(), self.spec, self.calibration_sequences(), row.ratio)
         self.calibrate(row.seed, gradients=row.criterion == "taylor")
-        parent = cutting.Parent(self.folder, self.config, self.spec, self.stored, self.statistics)
+        statistics = Statistics(self.sums)
+        parent = cutting.Parent(self.folder, self.config, self.spec, self.stored, statistics)
         criterion: Any = "l1" if row.criterion == "paper" else row.criterion
-        allocation: Literal["uniform", "per_layer"] = "per_layer" if row.allocation == "per_layer" else "uniform"
-        widths = kept_widths(self.statistics, self.config.num_hidden_layers, row.ratio, allocation)
-        request = cutting.Request(criterion, row.seed, allocation, multiple_of=1, widths=widths)
         refit: Any = row.refit
-        calibration = cutting.Calibration(refit, self.texts, self.settings.pruning.sequence_length, self.settings.runtime)
-        config, tensors = cutting.child(parent, cutting.plan_cut(parent, request), calibration)
+        settings = replace(self.settings.pruning, criterion=criterion, seed=row.seed, refit=refit, linear_threshold=None)
+        plan = ByPlan(settings, kept_widths(statistics, row.ratio, "per_layer" if row.allocation == "per_layer" else "uniform"))
+        config, tensors = cutting.child(parent, cutting.choose(parent, plan), self.texts, self.device)
         return in_memory(config, tensors).to(self.device)
 
     def perplexity(self, model: PreTrainedModel) -> float:
@@ -173,7 +173,7 @@ class Bench:
             trainer.train()
 
     def origin(self, tuned: bool) -> dict[str, str]:
-        """What rows of this bench are of, a digest by what it is of; ``tuned``: and what they are tuned on, and how."""
+        """What these rows are of, a digest by what it is of; ``tuned``: and what they are tuned on, and how."""
         found = {
             "model": origin.of_files(sorted(self.folder.glob("*.safetensors"))),
             "calibration text": origin.of([self.calibration, self.calibration_tokens, self.settings.pruning.sequence_length]),
@@ -198,15 +198,13 @@ def drawn(tokenizer: Any, texts: Sequence[str], seed: int, max_tokens: int) -> l
     return chosen
 
 
-def kept_widths(
-    statistics: Mapping[str, Tensor], num_layers: int, ratio: float, allocation: Literal["uniform", "per_layer"]
-) -> list[int]:
+def kept_widths(statistics: Statistics[Tensor], ratio: float, allocation: Literal["uniform", "per_layer"]) -> list[int]:
     """How many MLP neurons each layer keeps when at least ``ratio`` of all go.
 
     ``per_layer`` is the paper's: the ε at or below which that many lie, the same for all layers. A layer that it would empty
     keeps one neuron.
     """
-    mean_abs = [statistics[f"layers.{index}.mlp.abs_sum"] / statistics["count"] for index in range(num_layers)]
+    mean_abs = statistics.mean_abs_by_layer()
     sizes = [len(layer) for layer in mean_abs]
     if allocation == "uniform":
         return [max(1, math.floor(size * (1 - ratio) + 1e-9)) for size in sizes]
@@ -225,7 +223,7 @@ def rows_of(arguments: argparse.Namespace) -> Iterator[Row]:
             yield from (Row(peer, "none", "uniform", ratio, seed, 0) for peer in peers.PEERS if arguments.peers)
 
 
-def run(bench: Bench, arguments: argparse.Namespace) -> None:
+def run(bakeoff: BakeOff, arguments: argparse.Namespace) -> None:
     """Make the rows that are missing, and keep each as soon as it is there."""
     budgets = [0, *([arguments.tuned_tokens] if arguments.tuned_tokens else [])]
     there = set() if arguments.again else {Row.of(line) for line in read(arguments.out)}
@@ -233,12 +231,12 @@ def run(bench: Bench, arguments: argparse.Namespace) -> None:
     todo = [missing for rows in wanted if (missing := [row for row in rows if row not in there])]
     with tqdm(total=sum(map(len, todo)), desc="bake-off", unit="row") as bar:
         for rows in todo:
-            model = bench.child(rows[0])
+            model = bakeoff.child(rows[0])
             for row in rows:
                 bar.set_postfix_str(f"{row.criterion}, refit {row.refit}, {row.ratio:.0%}, seed {row.seed}")
                 if row.tuned_tokens:
-                    bench.tune(model, row.tuned_tokens, row.seed)
-                append(arguments.out, row, bench.perplexity(model))
+                    bakeoff.tune(model, row.tuned_tokens, row.seed)
+                append(arguments.out, row, bakeoff.perplexity(model))
                 bar.update()
 
 
@@ -278,9 +276,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.peers:
         peers.require()
     settings = Settings.read(arguments.params)
-    bench = Bench(arguments, settings)
-    origin.require_same(arguments.out, bench.origin(arguments.tuned_tokens > 0))
-    run(bench, arguments)
+    bakeoff = BakeOff(arguments, settings)
+    origin.require_same(arguments.out, bakeoff.origin(arguments.tuned_tokens > 0))
+    run(bakeoff, arguments)
     settle(arguments.out)
     lines = read(arguments.out)
     print(results.table(lines, settings.pruning.criterion))

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.experiments.cross_domain import Run, jaccard
 from minigpts import artifacts
 from minigpts.model.weights import read_arrays
-from minigpts.reporting.figures import Picture, mean_magnitudes
+from minigpts.profiling.statistics import Statistics
+from minigpts.reporting.figures import Picture
 from minigpts.reporting.style import Theme
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ LARGEST = 8  # domains in a matrix of scatter plots: with more, a panel would be
 def of_statistics(runs: Sequence[Run]) -> list[Picture]:
     """What the experiments' own statistics show."""
     names = [run.name for run in runs]
-    magnitudes = [np.concatenate(mean_magnitudes(read_arrays(run.folder / "activation_stats.safetensors"))) for run in runs]
+    magnitudes = [
+        np.concatenate(Statistics(read_arrays(run.folder / "activation_stats.safetensors")).mean_abs_by_layer()) for run in runs
+    ]
     counts = [np.array(artifacts.read_table(run.folder / "token_counts.parquet", ["count"])["count"]) for run in runs]
     kept = {"neurons": [run.kept_neurons() for run in runs], "tokens": [run.kept_tokens() for run in runs]}
     return [*magnitude_pairs(names, magnitudes), token_frequencies(names, counts), overlap(names, kept)]

@@ -20,9 +20,9 @@ from minigpts import artifacts
 from minigpts.model import checkpoint, packing
 from minigpts.model.families import spec_for
 from minigpts.profiling.gradients import taylor_sums
-from minigpts.profiling.recorder import recording
+from minigpts.profiling.recorder import blocks, recording
 
-SEQUENCE_LENGTH, BATCH_ROWS = 512, 4
+SEQUENCE_LENGTH = 512
 
 
 def rows(directory: Path, text: Path, repeats: int = 15, gradient_repeats: int = 5) -> list[Row]:
@@ -30,8 +30,8 @@ def rows(directory: Path, text: Path, repeats: int = 15, gradient_repeats: int =
     model = checkpoint.load_model(directory, torch.float32).to(DEVICE)
     spec = spec_for(model.config.model_type)
     tokenizer, texts = checkpoint.load_fast_tokenizer(directory), artifacts.read_table(text, ["text"])["text"]
-    tokens = packing.pack_texts(tokenizer, model.config, texts, SEQUENCE_LENGTH, SEQUENCE_LENGTH * BATCH_ROWS)
-    batch = torch.from_numpy(tokens).to(DEVICE)
+    tokens = packing.pack_texts(tokenizer, model.config, texts, SEQUENCE_LENGTH, SEQUENCE_LENGTH * 4)
+    batch = blocks(torch.from_numpy(tokens).to(DEVICE))[0]  # as many sequences as the stage runs at once
     decoder = model.get_submodule(spec.decoder)
 
     @torch.inference_mode()
@@ -44,7 +44,7 @@ def rows(directory: Path, text: Path, repeats: int = 15, gradient_repeats: int =
 
     watched = median_ratio(lambda: bare(batch), lambda: recorded(batch), repeats)
     one = batch[:1]
-    gradients = median_ratio(lambda: taylor_sums(model, spec, one, 1), lambda: bare(one), gradient_repeats)
+    gradients = median_ratio(lambda: taylor_sums(model, spec, one), lambda: bare(one), gradient_repeats)
     return [
         ("profiling over a bare forward without the head, tokens/s", f"{watched:.3f} ×", "≥ 0.98 ×"),
         ("gradient pass, head included, over a bare forward without the head, time", f"{gradients:.2f} ×", "≤ 3 ×"),

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from minigpts import artifacts
 from minigpts.model.transformers4 import tokenizer_settings
 from minigpts.model.weights import WEIGHTS, TensorWriter, write_tensors
+from minigpts.profiling.statistics import COUNT, cosine_name, heads_name, mlp_name
 from minigpts.vocabulary import counts
 
 SEED = 0
@@ -208,17 +209,16 @@ def _write_random_weights(path: Path, shapes: Mapping[str, torch.Size]) -> None:
 
 
 def _statistics(config: PreTrainedConfig) -> Iterator[tuple[str, torch.Tensor]]:
-    """What profile_activations writes, by the names of ``minigpts.profiling.recorder``, but made up: means over [0, 1)."""
+    """What profile_activations writes, but made up: means over [0, 1)."""
     generator = torch.Generator().manual_seed(SEED)
     width = getattr(config, "ffn_dim", None) or config.intermediate_size
-    yield "count", torch.tensor(PROFILED_TOKENS)
+    yield COUNT, torch.tensor(PROFILED_TOKENS)
     for index in range(config.num_hidden_layers):
         mean = torch.rand(width, generator=generator, dtype=torch.float64)
-        yield f"layers.{index}.mlp.abs_sum", PROFILED_TOKENS * mean
-        yield f"layers.{index}.mlp.sum", PROFILED_TOKENS * mean / 2
-        yield f"layers.{index}.mlp.square_sum", PROFILED_TOKENS * 2 * mean.square()
-        yield f"layers.{index}.mlp.abs_max", 8 * mean
+        yield mlp_name(index, "abs_sum"), PROFILED_TOKENS * mean
+        yield mlp_name(index, "sum"), PROFILED_TOKENS * mean / 2
+        yield mlp_name(index, "square_sum"), PROFILED_TOKENS * 2 * mean.square()
         heads = torch.rand(config.num_attention_heads, generator=generator, dtype=torch.float64)
-        yield f"layers.{index}.heads.square_sum", PROFILED_TOKENS * heads
+        yield heads_name(index, "square_sum"), PROFILED_TOKENS * heads
         cosine = torch.rand((), generator=generator, dtype=torch.float64)
-        yield f"layers.{index}.block.cosine_sum", PROFILED_TOKENS * cosine
+        yield cosine_name(index), PROFILED_TOKENS * cosine

@@ -29,6 +29,7 @@ from benchmarks.scale.real_models import MODELS, RealModel, make
 from benchmarks.table import Row, print_rows
 from minigpts import artifacts
 from minigpts.model.weights import read_arrays
+from minigpts.profiling.statistics import Statistics
 
 RESULTS = ROOT / "benchmarks/results/real_size.csv"
 CALIBRATION_TOKENS = 2048  # of the profile and of the refit
@@ -55,7 +56,7 @@ class Measured:
     over_cp_without_imports: float | None = None
 
 
-class Bench:
+class StageRuns:
     """One model's files under ``folder``, and the stages run on them."""
 
     def __init__(self, model: RealModel, folder: Path) -> None:
@@ -97,9 +98,9 @@ class Bench:
         """The project's params with the cut of this benchmark, and as little text per step as memory is judged by."""
         settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         # 40 % of the neurons, up to the rounding of widths.
-        profile = read_arrays(self.folder / "stats.safetensors")
-        sums = np.concatenate([values for name, values in profile.items() if name.endswith(".mlp.abs_sum")])
-        settings["threshold"] = float(np.quantile(sums, 0.4) / profile["count"])
+        profile = Statistics(read_arrays(self.folder / "stats.safetensors"))
+        means = np.concatenate(profile.mean_abs_by_layer())
+        settings["threshold"] = float(np.quantile(means, 0.4))
         settings["prune_neurons"] |= {
             "allocation": "uniform",
             "refit": refit,
@@ -206,24 +207,24 @@ def require_memory(num_bytes: float, what: str) -> None:
         raise SystemExit(f"{what} needs about {num_bytes / GB:.0f} GB of free memory, {free / GB:.0f} are; try again later")
 
 
-def measure(name: str, bench: Bench, repeats: int, real_profile: bool, refit: bool) -> tuple[list[Row], list[dict[str, object]]]:
+def measure(name: str, runs: StageRuns, repeats: int, real_profile: bool, refit: bool) -> tuple[list[Row], list[dict[str, object]]]:
     """Everything that was asked for on one model: rows for the table, records for the csv."""
-    model, folder = MODELS[name], bench.folder
+    model, folder = MODELS[name], runs.folder
     found: dict[str, Measured] = {}
     if real_profile or refit:
-        bench.smaller_text()
+        runs.smaller_text()
     if real_profile:
         require_memory(6 * model.num_parameters, "profiling")
-        found["profile_activations"] = bench.once("profile_activations", "stats.safetensors")
-    found["prune_neurons"] = bench.timed("prune_neurons", "base", "neurons", repeats)
-    found["prune_embeddings"] = bench.timed("prune_embeddings", "neurons", "pruned", repeats)
+        found["profile_activations"] = runs.once("profile_activations", "stats.safetensors")
+    found["prune_neurons"] = runs.timed("prune_neurons", "base", "neurons", repeats)
+    found["prune_embeddings"] = runs.timed("prune_embeddings", "neurons", "pruned", repeats)
     gone, plan, report = removed(folder), planned(model, folder / "pruned"), stock(folder / "pruned")
     if real_profile:
         require_memory(20 * report["num_parameters"], "fine-tuning")
-        found["finetune"] = bench.once("finetune", "finetuned")
+        found["finetune"] = runs.once("finetune", "finetuned")
     if refit:
         require_memory(6 * model.num_parameters, "the refit")
-        found["prune_neurons, least_squares"] = bench.once("prune_neurons", "refitted", "least_squares")
+        found["prune_neurons, least_squares"] = runs.once("prune_neurons", "refitted", "least_squares")
     records = [_record(name, stage, measured, gone.get(stage), plan.get(stage)) for stage, measured in found.items()]
     return [*_rows(name, found), *_exactness(name, gone, plan, report)], records
 
@@ -288,8 +289,8 @@ def main() -> None:
     parser.add_argument("--refit", action="store_true", help="also prune with refit least_squares")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="real-size-", dir=arguments.folder) as folder:
-        bench = Bench(MODELS[arguments.model], Path(folder))
-        rows, records = measure(arguments.model, bench, arguments.repeats, arguments.real_profile, arguments.refit)
+        runs = StageRuns(MODELS[arguments.model], Path(folder))
+        rows, records = measure(arguments.model, runs, arguments.repeats, arguments.real_profile, arguments.refit)
     print_rows(rows)
     keep_records(records)
 

@@ -17,7 +17,7 @@ from minigpts.profiling.gradients import taylor_sums
 from minigpts.profiling.recorder import profile
 from minigpts.pruning import refit
 from minigpts.pruning.layers import set_layers
-from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
+from minigpts.pruning.slicing import AttentionShape, LayerCut
 from tests import tiny
 from tests.unit.evaluation.test_multiple_choice import QUESTIONS
 from tests.unit.pruning.test_refit import filled
@@ -37,7 +37,7 @@ def test_statistics(folder: Path):
     found = []
     for device in DEVICES:
         model, spec = checkpoint.load_model(folder, torch.float32).to(device), spec_for(checkpoint.load_config(folder).model_type)
-        found.append(profile(model, spec, TOKENS.to(device), 2, all_linear=True) | taylor_sums(model, spec, TOKENS.to(device), 2))
+        found.append(profile(model, spec, TOKENS.to(device), all_linear=True) | taylor_sums(model, spec, TOKENS.to(device)))
     on_cpu, on_gpu = found
     assert on_cpu.keys() == on_gpu.keys()
     for name, values in on_cpu.items():
@@ -55,10 +55,10 @@ def test_refitted_weights(folder: Path):
     set_layers(child, spec, (0, 2))
     logits = []
     for device in DEVICES:
-        refitted = refit.least_squares(stored, config, child, spec, cuts, attention, TOKENS.to(device), 2)
+        refitted = refit.least_squares(stored, config, child, spec, cuts, attention, TOKENS.to(device))
         tensors: dict[str, torch.Tensor] = {}
-        for position, (cut, new) in enumerate(zip(cuts, refitted, strict=True)):
-            layer = slice_layer(stored.under(f"{spec.layers}.{cut.index}"), spec, cut, attention) | new
+        for position, (index, new) in enumerate(refitted):
+            layer = stored.under(f"{spec.layers}.{index}") | new
             tensors |= {spec.layer(position, name): tensor for name, tensor in layer.items()}
         parent = checkpoint.load_model(folder, torch.float32).state_dict()  # a tied head isn't stored
         outside = {name: tensor for name, tensor in parent.items() if not name.startswith(f"{spec.layers}.")}

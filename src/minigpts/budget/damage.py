@@ -19,9 +19,9 @@ import torch
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
 from minigpts.model import checkpoint, packing
-from minigpts.model.device import device
 from minigpts.model.weights import NamedTensors, StoredTensor
 from minigpts.pruning import cutting
+from minigpts.pruning.params import ByPlan, Params
 from minigpts.vocabulary import embeddings
 
 if TYPE_CHECKING:
@@ -31,20 +31,23 @@ if TYPE_CHECKING:
     from minigpts.vocabulary.choice import VocabularyChoice
 
 HELD_BACK = 4  # every fourth document is measured on, the others are fitted on
+BATCH_TOKENS = 4096  # in one forward of a score: fixed, so that neither the machine nor runtime.batch_tokens shows in a damage
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Everything a measurement needs but the cut."""
+class DamageMeter:
+    """Measures what trial cuts of one parent cost."""
 
     parent: cutting.Parent
     vocabulary: VocabularyChoice
-    calibration: cutting.Calibration  # with the texts to fit on
+    params: Params  # how a cut is chosen and refitted
+    fitted: Sequence[str]  # the texts to fit on
     held_back: Sequence[str]  # the texts to measure on
+    where: torch.device
 
     @property
     def _all_texts(self) -> Sequence[str]:
-        return [*self.calibration.texts, *self.held_back]
+        return [*self.fitted, *self.held_back]
 
     @cached_property
     def parent_bits_per_byte(self) -> float:
@@ -59,15 +62,15 @@ class Bench:
         """Bits per byte that the vocabulary of the ``num_counted`` most frequent tokens costs, of all texts."""
         return self._bits_per_byte(self._all_texts, num_counted=num_counted) - self._parent_on_all_texts
 
-    def damage(self, request: cutting.Request, num_counted: int | None = None) -> float:
+    def damage(self, plan: ByPlan, num_counted: int | None = None) -> float:
         """Bits per byte that a cut, refitted, and with ``num_counted`` such a vocabulary, cost, of the held-back text."""
-        return self._bits_per_byte(self.held_back, request, num_counted) - self.parent_bits_per_byte
+        return self._bits_per_byte(self.held_back, plan, num_counted) - self.parent_bits_per_byte
 
-    def _bits_per_byte(self, texts: Sequence[str], request: cutting.Request | None = None, num_counted: int | None = None) -> float:
+    def _bits_per_byte(self, texts: Sequence[str], plan: ByPlan | None = None, num_counted: int | None = None) -> float:
         config = copy.deepcopy(self.parent.config)
         tensors: NamedTensors = self.parent.stored.entries.items()
-        if request is not None:
-            config, tensors = cutting.child(self.parent, cutting.plan_cut(self.parent, request), self.calibration)
+        if plan is not None:
+            config, tensors = cutting.child(self.parent, cutting.choose(self.parent, plan), self.fitted, self.where)
         tokenizer = self.vocabulary.tokenizer
         if num_counted is not None:
             kept = list(self.vocabulary.most_frequent(num_counted))
@@ -77,14 +80,8 @@ class Bench:
         return self._score(in_memory(config, tensors), tokenizer, texts)
 
     def _score(self, model: PreTrainedModel, tokenizer: Tokenizer, texts: Sequence[str]) -> float:
-        runtime = self.calibration.runtime
-        result = language_modeling.score(
-            model.to(device(runtime)),
-            tokenizer,
-            texts,
-            sequence_length=self.calibration.sequence_length,
-            batch_tokens=runtime.batch_tokens,
-        )
+        length = self.params.sequence_length
+        result = language_modeling.score(model.to(self.where), tokenizer, texts, sequence_length=length, batch_tokens=BATCH_TOKENS)
         if not np.isfinite(result.nats):
             raise UserError("the calibration text's likelihood is not finite; check the model's weights")
         return result.bits_per_byte

@@ -13,13 +13,14 @@ from tqdm import tqdm
 from minigpts.budget import table
 from minigpts.budget.accounting import weights_bytes
 from minigpts.budget.curves import KINDS, Curve, Curves, halved
-from minigpts.budget.damage import Bench
+from minigpts.budget.damage import DamageMeter
 from minigpts.budget.plan import Plan
 from minigpts.budget.search import Limit, Space, choose, freed
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.weights import num_parameters
 from minigpts.pruning import cutting, heads, layers, neurons
+from minigpts.pruning.params import ByPlan
 from minigpts.pruning.slicing import AttentionShape
 
 NEURON_SHARES = (0.25, 0.5, 0.75, 0.9)  # of the MLP neurons, at which damage is measured
@@ -35,31 +36,22 @@ class Found(NamedTuple):
     metrics: dict[str, Any]
 
 
-def measured(bench: Bench, request: cutting.Request) -> Curves:
-    """The four curves, a resource at a time, the rest as it is in the parent.
-
-    ``request`` takes nothing, and holds the criterion, the allocation and the rounding.
-    """
-    space, whole = _space_and_whole(bench, request)
+def measured(meter: DamageMeter) -> Curves:
+    """The four curves, a resource at a time, the rest as it is in the parent."""
     points: dict[str, list[tuple[float, float]]] = {kind: [(0, 0.0)] for kind in KINDS}
-    for kind, units, cut in tqdm(list(_levels(bench, space, whole)), desc="damage", unit="cut"):
-        damage = bench.vocabulary_damage(cut) if isinstance(cut, int) else bench.damage(cut)
+    for kind, units, cut in tqdm(list(_levels(meter, _space(meter))), desc="damage", unit="cut"):
+        damage = meter.vocabulary_damage(cut) if isinstance(cut, int) else meter.damage(cut)
         points[kind].append((units, damage))
     vocabulary, mlp, groups, depth = (Curve(*zip(*points[kind], strict=True)) for kind in KINDS)
     return Curves(vocabulary, mlp, groups, depth)
 
 
-def make(bench: Bench, request: cutting.Request, curves: Curves, limit: Limit) -> Found:
-    """Search, and measure what was chosen. ``curves`` are what :func:`measured` gave for the same bench and request."""
-    space, request = _space_and_whole(bench, request)
-    choice, outline = choose(space, curves, limit, request.multiple_of)
-    cut = replace(
-        request,
-        num_removed_groups=choice.num_removed_groups,
-        num_removed_layers=choice.num_removed_layers,
-        widths=outline.widths,
-    )
-    damage = bench.damage(cut, choice.num_counted)
+def make(meter: DamageMeter, curves: Curves, limit: Limit) -> Found:
+    """Search, and measure what was chosen. ``curves`` are what :func:`measured` gave for the same meter."""
+    space = _space(meter)
+    choice, outline = choose(space, curves, limit, _multiple_of(meter, space))
+    cut = ByPlan(meter.params, outline.widths, choice.num_removed_groups, choice.num_removed_layers)
+    damage = meter.damage(cut, choice.num_counted)
     shapes = space.child(outline)
     plan = Plan(
         num_removed_layers=choice.num_removed_layers,
@@ -70,16 +62,16 @@ def make(bench: Bench, request: cutting.Request, curves: Curves, limit: Limit) -
         num_parameters=num_parameters(shapes),
         checkpoint_bytes=weights_bytes(shapes, space.dtype),
     )
-    freed_bytes = freed(space, outline, bench.parent.config.vocab_size)
+    freed_bytes = freed(space, outline, meter.parent.config.vocab_size)
     rows = [*table.points(space, curves), *table.chosen(space, curves, choice, outline, freed_bytes)]
-    stored = bench.parent.stored.shapes
+    stored = meter.parent.stored.shapes
     metrics = {
         "num_parameters": plan.num_parameters,
         "checkpoint_bytes": plan.checkpoint_bytes,
         "size_reduction": 1 - plan.num_parameters / num_parameters(stored),
         "bytes_reduction": 1 - plan.checkpoint_bytes / weights_bytes(stored, space.dtype),
         "freed_share": {kind: size / sum(freed_bytes.values()) for kind, size in freed_bytes.items()},
-        "parent_bits_per_byte": bench.parent_bits_per_byte,  # of the held-back calibration text
+        "parent_bits_per_byte": meter.parent_bits_per_byte,  # of the held-back calibration text
         "predicted_damage": choice.damage,
         # Of the whole plan at once, on held-back text alone: it differs by how cuts add up, and for the vocabulary, whose damage is
         # predicted on all of the text, by what the two texts differ in.
@@ -88,18 +80,16 @@ def make(bench: Bench, request: cutting.Request, curves: Curves, limit: Limit) -
     return Found(plan, rows, metrics)
 
 
-def _space_and_whole(bench: Bench, request: cutting.Request) -> tuple[Space, cutting.Request]:
-    """What can be chosen from, and the request that takes nothing, by what the widths allow."""
-    space = _space(bench, request)
-    whole = space.widths(0)
-    return space, replace(request, widths=whole, multiple_of=min(request.multiple_of, *whole))
+def _multiple_of(meter: DamageMeter, space: Space) -> int:
+    """The parameter, or the narrowest layer's width where that is less."""
+    return min(meter.params.multiple_of, *space.depths[0].widths)
 
 
-def _space(bench: Bench, request: cutting.Request) -> Space:
-    parent = bench.parent
+def _space(meter: DamageMeter) -> Space:
+    parent, settings = meter.parent, meter.params
     config, spec, num_layers = parent.config, parent.spec, parent.config.num_hidden_layers
     shapes = parent.stored.shapes
-    if bench.calibration.refit == "bias" and spec.mlp_bias_field is not None:
+    if settings.refit == "bias" and spec.mlp_bias_field is not None:
         biased = copy.deepcopy(config)
         setattr(biased, spec.mlp_bias_field, True)
         shapes = checkpoint.stored_shapes(biased)
@@ -108,10 +98,10 @@ def _space(bench: Bench, request: cutting.Request) -> Space:
         dtype=parent.stored.dtype,
         spec=spec,
         num_groups=AttentionShape.of(config).num_groups,
-        layer_scores=layers.scores(parent.statistics, num_layers),
-        scores=neurons.scores(parent.stored, spec, parent.statistics, num_layers, request.criterion, request.seed),
-        vocabulary_sizes=bench.vocabulary.sizes,
-        allocation=request.allocation,
+        layer_scores=layers.scores(parent.statistics),
+        scores=neurons.scores(parent.stored, spec, parent.statistics, settings.criterion, settings.seed),
+        vocabulary_sizes=meter.vocabulary.sizes,
+        allocation=settings.allocation,
         head_options=[number for number in range(1, AttentionShape.of(config).num_groups) if _heads_can_go(parent, number)],
         layer_options=[number for number in range(1, num_layers // 2 + 1) if _layers_can_go(parent, number)],
     )
@@ -135,21 +125,22 @@ def _layers_can_go(parent: cutting.Parent, number: int) -> bool:
     return True
 
 
-def _levels(bench: Bench, space: Space, whole: cutting.Request) -> Iterator[tuple[str, float, cutting.Request | int]]:
-    """What to measure: kind, units removed, and the cut, or the number of tokens that stay for their count."""
-    seen, sizes, before = int((bench.vocabulary.counts > 0).sum()), space.vocabulary_sizes, space.vocabulary_sizes[-1]
+def _levels(meter: DamageMeter, space: Space) -> Iterator[tuple[str, float, ByPlan | int]]:
+    """What to measure: kind, units removed, and the cut, or the number of tokens kept for their count."""
+    whole, multiple_of = ByPlan(meter.params, space.depths[0].widths), _multiple_of(meter, space)
+    seen, sizes, before = int((meter.vocabulary.counts > 0).sum()), space.vocabulary_sizes, space.vocabulary_sizes[-1]
     for share in SEEN_SHARES:
         number = max(round(seen * share), 1)
         if sizes[number] < before:
             before = sizes[number]
             yield "vocabulary", float(sizes[-1] - before), number
-    total, everything = sum(space.widths(0)), range(space.num_layers)
-    counts = space.neuron_counts(0, whole.multiple_of)
+    total, everything = sum(whole.widths), space.depths[0].layers
+    counts = space.neuron_counts(0, multiple_of)
     nearest = {int(counts[np.abs(counts - (1 - share) * total).argmin()]) for share in NEURON_SHARES}
     for kept in sorted(nearest - {total}, reverse=True):
-        widths = neurons.widths_of_sum(space.scores, everything, kept, allocation=space.allocation, multiple_of=whole.multiple_of)
+        widths = neurons.widths_of_sum(space.scores, everything, kept, allocation=space.allocation, multiple_of=multiple_of)
         yield "MLP", 1 - kept / total, replace(whole, widths=widths)
     for number in halved(space.head_options, LEVELS):
         yield "heads", number, replace(whole, num_removed_groups=number)
     for number in halved(space.layer_options, LEVELS):
-        yield "layers", number, replace(whole, num_removed_layers=number, widths=space.widths(number))
+        yield "layers", number, replace(whole, num_removed_layers=number, widths=space.depths[number].widths)

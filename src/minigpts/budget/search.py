@@ -69,6 +69,14 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Depth:
+    """The layers that are left when the least influential ones are removed."""
+
+    layers: list[int]  # of the parent, in order
+    widths: list[int]  # uncut
+
+
+@dataclass(frozen=True)
 class Space:
     """What can be chosen from, with the parent's facts that sizes follow from."""
 
@@ -83,18 +91,15 @@ class Space:
     head_options: Sequence[int]  # how many of them may go from every layer, ascending
     layer_options: Sequence[int]  # how many layers may go, ascending
 
-    @property
-    def num_layers(self) -> int:
-        """Of the parent."""
-        return len(self.layer_scores)
-
-    def widths(self, num_removed_layers: int) -> list[int]:
-        """Uncut widths of the layers that stay."""
-        return [len(self.scores.scores[index]) for index in layers.kept(self.layer_scores, num_removed_layers)]
+    @cached_property
+    def depths(self) -> dict[int, Depth]:
+        """What is left, by the number of removed layers."""
+        kept = {number: layers.kept(self.layer_scores, number) for number in (0, *self.layer_options)}
+        return {number: Depth(left, [len(self.scores.scores[index]) for index in left]) for number, left in kept.items()}
 
     def outline(self, choice: Choice, multiple_of: int) -> Outline:
         """The child's sizes."""
-        kept = layers.kept(self.layer_scores, choice.num_removed_layers)
+        kept = self.depths[choice.num_removed_layers].layers
         widths = neurons.widths_of_sum(
             self.scores, kept, choice.num_kept_neurons, allocation=self.allocation, multiple_of=multiple_of
         )
@@ -107,7 +112,7 @@ class Space:
 
     def neuron_counts(self, num_removed_layers: int, multiple_of: int) -> NDArray[np.int64]:
         """The numbers of neurons that the layers that stay can keep, ascending: ``uniform`` takes the same of equal layers."""
-        sizes = self.widths(num_removed_layers)
+        sizes = self.depths[num_removed_layers].widths
         capacity = sum(size // multiple_of for size in sizes) * multiple_of
         equal = self.allocation == "uniform" and len(set(sizes)) == 1
         step = multiple_of * (len(sizes) if equal else 1)
@@ -121,10 +126,20 @@ class Space:
     @cached_property
     def per_row(self) -> int:
         """Parameters of a token."""
-        sizes = [
-            num_parameters(self.child(Outline(range(self.num_layers), self.num_groups, self.widths(0), rows))) for rows in (0, 1)
-        ]
-        return sizes[1] - sizes[0]
+        whole = self.depths[0]
+        none, one = (self.child(Outline(whole.layers, self.num_groups, whole.widths, rows)) for rows in (0, 1))
+        return num_parameters(one) - num_parameters(none)
+
+    @cached_property
+    def bare_sizes(self) -> dict[tuple[int, int], int]:
+        """Parameters without neurons and tokens, by the numbers of removed key/value groups and of removed layers."""
+        return {
+            (groups, number): num_parameters(
+                self.child(Outline(depth.layers, self.num_groups - groups, [0] * len(depth.layers), 0))
+            )
+            for groups in (0, *self.head_options)
+            for number, depth in self.depths.items()
+        }
 
 
 def choose(space: Space, curves: Curves, limit: Limit, multiple_of: int) -> tuple[Choice, Outline]:
@@ -156,9 +171,9 @@ def _candidates(space: Space, curves: Curves, limit: Limit, multiple_of: int) ->
     columns: list[NDArray[np.float64]] = []
     smallest = np.inf
     for groups in (0, *space.head_options):
-        for num_layers in (0, *space.layer_options):
+        for num_layers, depth in space.depths.items():
             kept = space.neuron_counts(num_layers, multiple_of)
-            share = 1 - kept / sum(space.widths(num_layers))
+            share = 1 - kept / sum(depth.widths)
             known = share <= curves.neurons.most + 1e-8  # the curves' file holds eight digits
             kept, share = kept[known], share[known]
             fixed, unit = _fixed_size(space, limit, groups, num_layers)
@@ -184,19 +199,18 @@ def _candidates(space: Space, curves: Curves, limit: Limit, multiple_of: int) ->
 
 def _fixed_size(space: Space, limit: Limit, num_removed_groups: int, num_removed_layers: int) -> tuple[int, int]:
     """What is left without neurons and tokens, in the limit's unit and never too low, and how many of it a parameter is."""
-    kept = layers.kept(space.layer_scores, num_removed_layers)
-    num_groups = space.num_groups - num_removed_groups
-    bare = num_parameters(space.child(Outline(kept, num_groups, [0] * len(kept), 0)))
+    bare = space.bare_sizes[num_removed_groups, num_removed_layers]
     if not limit.in_bytes:
         return bare, 1
-    whole = space.child(Outline(kept, num_groups, space.widths(num_removed_layers), int(space.vocabulary_sizes[-1])))
+    depth, num_groups = space.depths[num_removed_layers], space.num_groups - num_removed_groups
+    whole = space.child(Outline(depth.layers, num_groups, depth.widths, int(space.vocabulary_sizes[-1])))
     header = weights_bytes(whole, space.dtype) - num_parameters(whole) * space.dtype.itemsize
     return bare * space.dtype.itemsize + header, space.dtype.itemsize
 
 
 def freed(space: Space, outline: Outline, parent_rows: int) -> dict[str, int]:
     """Bytes of tensors that each kind frees: first the tokens, then layers, then heads, then neurons. They add up."""
-    everything, whole = range(space.num_layers), space.widths(0)
+    everything, whole = space.depths[0].layers, space.depths[0].widths
     uncut = [whole[index] for index in outline.layers]
     steps: Sequence[tuple[str, Outline]] = (
         ("", Outline(everything, space.num_groups, whole, parent_rows)),

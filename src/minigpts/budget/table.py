@@ -10,39 +10,37 @@ from minigpts.budget.accounting import Outline
 from minigpts.budget.curves import Curves
 from minigpts.budget.search import Choice, Space
 from minigpts.model.weights import num_parameters
-from minigpts.pruning import layers
 
 
 def points(space: Space, curves: Curves) -> Iterator[dict[str, Any]]:
     """The measured points as rows."""
-    everything, whole, rows = range(space.num_layers), space.widths(0), int(space.vocabulary_sizes[-1])
-    uncut = Outline(everything, space.num_groups, whole, rows)
+    whole = space.depths[0]
+    uncut = Outline(whole.layers, space.num_groups, whole.widths, int(space.vocabulary_sizes[-1]))
+    before = num_parameters(space.child(uncut))
 
     def row(kind: str, level: float, size: float, damage: float) -> dict[str, Any]:
         return {"kind": kind, "level": round(level), "bytes_freed": round(size), "damage": damage, "chosen": False}
 
     def saved(outline: Outline) -> int:
-        shapes = (space.child(uncut), space.child(outline))
-        before, after = (num_parameters(shape) * space.dtype.itemsize for shape in shapes)
-        return before - after
+        return (before - num_parameters(space.child(outline))) * space.dtype.itemsize
 
     for units, damage in zip(curves.vocabulary.units, curves.vocabulary.damage, strict=True):
         yield row("vocabulary", units, units * space.per_row * space.dtype.itemsize, damage)
     for share, damage in zip(curves.neurons.units, curves.neurons.damage, strict=True):
-        number = round(share * sum(whole))
+        number = round(share * sum(whole.widths))
         yield row("MLP", number, number * space.per_neuron * space.dtype.itemsize, damage)
     for units, damage in zip(curves.heads.units, curves.heads.damage, strict=True):
         yield row("heads", units, saved(replace(uncut, num_groups=space.num_groups - round(units))), damage)
     for units, damage in zip(curves.layers.units, curves.layers.damage, strict=True):
-        kept = layers.kept(space.layer_scores, round(units))
-        yield row("layers", units, saved(replace(uncut, layers=kept, widths=space.widths(round(units)))), damage)
+        depth = space.depths[round(units)]
+        yield row("layers", units, saved(replace(uncut, layers=depth.layers, widths=depth.widths)), damage)
 
 
 def chosen(
     space: Space, curves: Curves, choice: Choice, outline: Outline, freed_bytes: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
     """What was chosen of each kind, as rows; its bytes are those that it frees after the others."""
-    uncut = sum(space.widths(choice.num_removed_layers))
+    uncut = sum(space.depths[choice.num_removed_layers].widths)
     removed = uncut - sum(outline.widths)
     tokens = int(space.vocabulary_sizes[-1]) - outline.num_rows
     levels = {

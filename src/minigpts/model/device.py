@@ -23,6 +23,17 @@ def device(runtime: Runtime) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def computed_on(where: torch.device) -> dict[str, str | int | None]:
+    """What of the machine the last digits of a result depend on, for the metrics: ``device`` ("cpu", or the GPU's name),
+    ``num_threads`` and ``instructions`` (the CPU's vector extension as torch uses it); both null on a GPU."""
+    import torch
+
+    if where.type == "cuda":
+        return {"device": torch.cuda.get_device_name(where), "num_threads": None, "instructions": None}
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return {"device": where.type, "num_threads": torch.get_num_threads(), "instructions": instructions}
+
+
 def keep_large_blocks_apart() -> None:
     """Have glibc map every block of 1 MB and more by itself from now on, so that it goes back to the system once it is freed.
 

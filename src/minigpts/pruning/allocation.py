@@ -1,17 +1,15 @@
-"""How many neurons go, and where: from scores and a budget to the neurons each layer keeps."""
+"""How many neurons to remove, and where: from scores and a budget to the neurons each layer keeps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from minigpts.errors import UserError
-
-Allocation = Literal["per_layer", "uniform", "adaptive"]
+from minigpts.pruning.params import Allocation
 
 
 def below_threshold(mean_abs: Sequence[Tensor], threshold: float) -> list[int]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from minigpts.errors import UserError
-
-Criterion = Literal["l1", "wanda", "flap", "taylor", "magnitude", "random"]
+from minigpts.profiling.statistics import Statistics
+from minigpts.pruning.params import Criterion
 
 BLOCK_ROWS = 32  # of a weight, squared at a time
 
@@ -24,15 +23,11 @@ BLOCK_ROWS = 32  # of a weight, squared at a time
 class LayerEvidence:
     """What a criterion may look at for one layer. I = intermediate_size, H = hidden_size."""
 
-    count: int  # calibration tokens
-    abs_sum: Tensor  # Σ|a|, (I,)
-    sum: Tensor  # Σa, (I,)
-    square_sum: Tensor  # Σa², (I,)
+    statistics: Statistics[Tensor]  # of all layers
+    index: int  # of the layer
     weights_in: Callable[[], Sequence[Tensor]]  # rows are neurons, each (I, H); read from disk by those that look
     weight_out: Tensor  # columns are neurons, (H, I)
     generator: torch.Generator
-    taylor_sum: Tensor | None = None  # Σ (∂L/∂a · a)², (I,); None where the profile took no gradients
-    gradient_count: int = 0  # tokens of that sum
 
 
 def mean_abs(evidence: LayerEvidence) -> Tensor:
@@ -40,7 +35,7 @@ def mean_abs(evidence: LayerEvidence) -> Tensor:
 
     Unit: the activation's.
     """
-    return evidence.abs_sum / evidence.count
+    return evidence.statistics.mean_abs(evidence.index)
 
 
 def wanda(evidence: LayerEvidence) -> Tensor:
@@ -48,7 +43,7 @@ def wanda(evidence: LayerEvidence) -> Tensor:
 
     Unit: r, the root mean square of what the neuron adds.
     """
-    return square_sums(evidence.weight_out, 0).sqrt() * (evidence.square_sum / evidence.count).sqrt()
+    return square_sums(evidence.weight_out, 0).sqrt() * evidence.statistics.mean_square(evidence.index).sqrt()
 
 
 def flap(evidence: LayerEvidence) -> Tensor:
@@ -56,8 +51,8 @@ def flap(evidence: LayerEvidence) -> Tensor:
 
     Unit: r².
     """
-    mean = evidence.sum / evidence.count
-    variance = (evidence.square_sum / evidence.count - mean.square()).clamp_min(0)
+    mean, mean_square = evidence.statistics.mean(evidence.index), evidence.statistics.mean_square(evidence.index)
+    variance = (mean_square - mean.square()).clamp_min(0)
     return variance * square_sums(evidence.weight_out, 0)
 
 
@@ -67,7 +62,7 @@ def taylor(evidence: LayerEvidence) -> Tensor:
     Unit: nats², of the change in the loss when the neuron falls silent at one token. Raises UserError where the profile took
     no gradients.
     """
-    return _from_gradients(evidence.taylor_sum) / evidence.gradient_count
+    return from_gradients(evidence.statistics.taylor(evidence.index))
 
 
 def magnitude(evidence: LayerEvidence) -> Tensor:
@@ -84,13 +79,14 @@ def random(evidence: LayerEvidence) -> Tensor:
 
     Unit: none. Source: the design's own control.
     """
-    return torch.rand(evidence.abs_sum.shape, dtype=torch.float64, generator=evidence.generator)
+    return torch.rand(evidence.weight_out.shape[1], dtype=torch.float64, generator=evidence.generator)
 
 
-def _from_gradients(taylor_sum: Tensor | None) -> Tensor:
-    if taylor_sum is None:
+def from_gradients(values: Tensor | None) -> Tensor:
+    """What criterion taylor reads of the statistics. Raises UserError where the profile took no gradients."""
+    if values is None:
         raise UserError("params.yaml: prune_neurons.criterion taylor needs profile.gradient_tokens > 0")
-    return taylor_sum
+    return values
 
 
 def square_sums(weight: Tensor, dim: int) -> Tensor:
@@ -133,21 +129,12 @@ def group_output(square_sum: Tensor, count: int, weight_out: Tensor, num_groups:
     return (squares * square_sum / count).view(num_groups, -1).sum(1).sqrt()
 
 
-def group_taylor(taylor_sum: Tensor | None, count: int, num_groups: int) -> Tensor:
+def group_taylor(taylor_sum: Tensor, count: int, num_groups: int) -> Tensor:
     """Σ_h E (Σ_c ∂L/∂o_c · o_c)² over the query heads h of a group, c a head's channels. (num_groups,)
 
-    ``taylor_sum`` (num_heads,). Source: arXiv 1906.10771, as :func:`taylor`. Unit: nats². Raises UserError where the profile
-    took no gradients.
+    ``taylor_sum`` (num_heads,). Source: arXiv 1906.10771, as :func:`taylor`. Unit: nats².
     """
-    return _from_gradients(taylor_sum).view(num_groups, -1).sum(1) / count
-
-
-def block_influence(cosine_sum: Tensor, count: int) -> Tensor:
-    """1 − E cos(hidden state into the layer, out of it): ShortGPT's block influence (arXiv 2403.03853). (num_layers,)
-
-    Unit: none, in [0, 2].
-    """
-    return 1 - cosine_sum / count
+    return taylor_sum.view(num_groups, -1).sum(1) / count
 
 
 def standardize(scores: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention heads, by key/value groups: a key head goes only when all its query heads go, and the same number in every layer."""
+"""Attention heads, by key/value groups: a key head is removed only with all its query heads, the same number in every layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from minigpts.errors import UserError
 from minigpts.model.spec import ArchitectureSpec
-from minigpts.pruning.criteria import Criterion, group_output, group_taylor
+from minigpts.profiling.statistics import Statistics
+from minigpts.pruning.criteria import from_gradients, group_output, group_taylor
+from minigpts.pruning.params import Criterion
 from minigpts.pruning.slicing import AttentionShape
 
 if TYPE_CHECKING:
@@ -20,27 +22,22 @@ def scores(
     weights: Mapping[str, Tensor],
     spec: ArchitectureSpec,
     attention: AttentionShape,
-    statistics: Mapping[str, Tensor],
-    num_layers: int,
+    statistics: Statistics[Tensor],
     criterion: Criterion,
 ) -> list[Tensor]:
     """The score of each group of each layer, (num_key_value_heads,) per layer: for criterion taylor what the loss would change
     by without it, else what it contributes to the residual stream.
 
-    Raises UserError for another model's statistics, and for criterion taylor where the profile took no gradients.
+    Raises UserError for criterion taylor where the profile took no gradients.
     """
-    found = []
-    for index in range(num_layers):
-        weight = weights[f"{spec.layer(index, spec.attention_out)}.weight"]
-        square_sum = statistics.get(f"layers.{index}.heads.square_sum")
-        if square_sum is None or len(square_sum) != attention.num_groups * attention.heads_per_group:
-            raise UserError(f"the activation statistics don't fit layer {index} of this model; run profile_activations again")
-        count, weight_out = int(statistics["count"]), weight.T if spec.transposed else weight
+    found, num_groups = [], attention.num_groups
+    for index in range(statistics.num_layers):
         if criterion == "taylor":
-            taylor_sum, tokens = statistics.get(f"layers.{index}.heads.taylor_sum"), int(statistics.get("gradient_count", 0))
-            found.append(group_taylor(taylor_sum, tokens, attention.num_groups))
-        else:
-            found.append(group_output(square_sum, count, weight_out, attention.num_groups))
+            found.append(group_taylor(from_gradients(statistics.heads_taylor(index)), statistics.gradient_count, num_groups))
+            continue
+        weight = weights[f"{spec.layer(index, spec.attention_out)}.weight"]
+        weight_out = weight.T if spec.transposed else weight
+        found.append(group_output(statistics.heads(index), statistics.count, weight_out, num_groups))
     return found
 
 

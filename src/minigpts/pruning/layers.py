@@ -1,8 +1,8 @@
-"""Whole layers: the ones that change the hidden state least go (ShortGPT, arXiv 2403.03853)."""
+"""Whole layers: those that change the hidden state least are removed first (ShortGPT, arXiv 2403.03853)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,24 +10,20 @@ from torch import Tensor
 
 from minigpts.errors import UserError
 from minigpts.model.spec import ArchitectureSpec
+from minigpts.profiling.statistics import Statistics
 from minigpts.pruning.allocation import keep_highest
-from minigpts.pruning.criteria import block_influence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-def scores(statistics: Mapping[str, Tensor], num_layers: int) -> Tensor:
-    """Block influence of every layer, (num_layers,). Raises UserError when the statistics are of another model."""
-    found = [statistics.get(f"layers.{index}.block.cosine_sum") for index in range(num_layers)]
-    more = f"layers.{num_layers}.block.cosine_sum" in statistics
-    if more or "count" not in statistics or any(value is None for value in found):
-        raise UserError("the activation statistics don't fit this model's layers; run profile_activations again")
-    return block_influence(torch.stack([value for value in found if value is not None]), int(statistics["count"]))
+def scores(statistics: Statistics[Tensor]) -> Tensor:
+    """Block influence of every layer, (num_layers,)."""
+    return torch.stack([statistics.block_influence(index) for index in range(statistics.num_layers)])
 
 
 def kept(layer_scores: Tensor, num_removed: int) -> list[int]:
-    """The layers that stay when the ``num_removed`` lowest scores go, in order. Raises UserError when none would be left."""
+    """The layers left when the ``num_removed`` lowest scores are removed, in order. Raises UserError when none would be."""
     if num_removed >= len(layer_scores):
         raise UserError(f"params.yaml: prune_neurons.layers is {num_removed}, but the model has {len(layer_scores)} layers")
     (staying,) = keep_highest([layer_scores], [len(layer_scores) - num_removed])

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minigpts.errors import UserError
 from minigpts.model.spec import ArchitectureSpec
+from minigpts.profiling.statistics import LINEAR_SUMS, Statistics
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,15 @@ class LinearMarks:
     columns: Tensor  # (in_features,) by the input
 
 
-def marks(statistics: Mapping[str, Tensor], threshold: float) -> dict[str, LinearMarks]:
-    """The marks of every linear layer whose sums are in ``statistics``, by module name."""
-    count = statistics["count"]
-    names = sorted(key[len("linear.") : -len(".input_abs_sum")] for key in statistics if key.endswith(".input_abs_sum"))
+def marks(statistics: Statistics[Tensor], threshold: float) -> dict[str, LinearMarks]:
+    """The marks of every linear layer by module name. Raises UserError when the profile lacks their sums."""
     found = {}
-    for name in names:
-        small = {
-            key: statistics[f"linear.{name}.{key}_abs_sum"] / count <= threshold for key in ("input", "output", "output_minus_bias")
-        }
+    for name in statistics.linear_modules:
+        small = {of: statistics.linear_mean_abs(name, of) <= threshold for of in LINEAR_SUMS}
         rows = small["output_minus_bias"]
         found[name] = LinearMarks(rows=rows, biases=rows & small["output"], columns=small["input"])
+    if not found:
+        raise UserError("params.yaml: prune_neurons.linear_threshold needs profile.all_linear: true")
     return found
 
 

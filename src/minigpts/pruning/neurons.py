@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minigpts.errors import UserError
 from minigpts.model.spec import ArchitectureSpec
-from minigpts.pruning.allocation import Allocation, keep_highest, removals, rounded_widths, widths_with_sum
-from minigpts.pruning.criteria import CRITERIA, Criterion, LayerEvidence, comparable, mean_abs
+from minigpts.profiling.statistics import Statistics
+from minigpts.pruning.allocation import keep_highest, removals, rounded_widths, widths_with_sum
+from minigpts.pruning.criteria import CRITERIA, LayerEvidence, comparable
+from minigpts.pruning.params import Allocation, Criterion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -33,40 +34,30 @@ class NeuronScores:
 def scores(
     weights: Mapping[str, Tensor],
     spec: ArchitectureSpec,
-    statistics: Mapping[str, Tensor],
-    num_layers: int,
+    statistics: Statistics[Tensor],
     criterion: Criterion,
     seed: int,
 ) -> NeuronScores:
     """Score every neuron, with one layer's weights in memory at a time.
 
-    Raises UserError for another model's statistics, and for criterion taylor where the profile took no gradients.
+    Raises UserError for criterion taylor where the profile took no gradients.
     """
-    found, means = [], []
-    for layer in _evidence(weights, spec, statistics, num_layers, seed):
-        found.append(CRITERIA[criterion](layer))
-        means.append(mean_abs(layer))
-    return NeuronScores(found, comparable(criterion, found), means)
+    found = [CRITERIA[criterion](layer) for layer in _evidence(weights, spec, statistics, seed)]
+    return NeuronScores(found, comparable(criterion, found), statistics.mean_abs_by_layer())
 
 
 def _evidence(
-    weights: Mapping[str, Tensor], spec: ArchitectureSpec, statistics: Mapping[str, Tensor], num_layers: int, seed: int
+    weights: Mapping[str, Tensor], spec: ArchitectureSpec, statistics: Statistics[Tensor], seed: int
 ) -> Iterator[LayerEvidence]:
     generator = torch.Generator().manual_seed(seed)
-    for index in range(num_layers):
+    for index in range(statistics.num_layers):
         weight_out = _as_linear(weights, spec, spec.layer(index, spec.mlp_out))
-        abs_sum, signed_sum, square_sum = (statistics.get(f"layers.{index}.mlp.{key}") for key in ("abs_sum", "sum", "square_sum"))
-        if abs_sum is None or signed_sum is None or square_sum is None or len(abs_sum) != weight_out.shape[1]:
-            raise UserError(f"the activation statistics don't fit layer {index} of this model; run profile_activations again")
 
         def weights_in(index: int = index) -> list[Tensor]:
             made = [_as_linear(weights, spec, spec.layer(index, module)) for module in spec.mlp_in]
             return [block for weight in made for block in weight.chunk(spec.mlp_in_blocks)]
 
-        taylor_sum = statistics.get(f"layers.{index}.mlp.taylor_sum")
-        gradient_count = int(statistics.get("gradient_count", 0))
-        count = int(statistics["count"])
-        yield LayerEvidence(count, abs_sum, signed_sum, square_sum, weights_in, weight_out, generator, taylor_sum, gradient_count)
+        yield LayerEvidence(statistics, index, weights_in, weight_out, generator)
 
 
 def _as_linear(weights: Mapping[str, Tensor], spec: ArchitectureSpec, module: str) -> Tensor:
@@ -84,7 +75,7 @@ def parameters_per_neuron(shapes: Shapes, spec: ArchitectureSpec) -> int:
     return sum(math.prod(shapes[name]) for name in names if name in shapes) // width
 
 
-def plan_cut(
+def kept_by_threshold(
     found: NeuronScores,
     kept_layers: Sequence[int],
     *,
@@ -93,9 +84,9 @@ def plan_cut(
     multiple_of: int,
     silenced: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Decide how many neurons each of ``kept_layers`` loses, and give the sorted indices of those that it keeps.
+    """The sorted indices of the neurons that each of ``kept_layers`` keeps, where those at or below ``threshold`` are the budget.
 
-    ``silenced`` marks neurons (bool (I,) per layer of the parent) that go besides those at or below ``threshold``.
+    ``silenced`` marks neurons (bool (I,) per layer of the parent) to remove besides.
     """
     known = (found.scores, found.comparable, found.mean_abs)
     ranking, alike, quiet = ([values[index] for index in kept_layers] for values in known)

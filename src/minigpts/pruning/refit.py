@@ -1,17 +1,17 @@
-"""Making up for the neurons that went, in closed form, without training.
+"""Making up for what was removed, in closed form, without training.
 
 ``bias``: what the dropped neurons wrote on average is folded into the output projection's bias (FLAP, arXiv 2312.11983).
 
-``least_squares``: the MLP's output projection of each layer, and attention's where heads go, is refitted, first layer to
-last, on the inputs that the already pruned layers before it really give. Its target is the parent's own residual stream
-behind the block, so that what earlier cuts (removed heads included) got wrong is made up for too. Where the layers behind
-it go, it is the parent's stream behind those: the MLP in front of them writes what they would have written, as far as that
-is linear in its neurons (as ReplaceMe's linear map does, arXiv 2505.02819, but in one fit with the neurons' own). Where a
-norm stands between a projection and the stream (Gemma 2 and 3, OPT-350m), the target is what the parent's projection gives there.
-A bias that a projection has is refitted with it.
+``least_squares``: the MLP's output projection of each layer, and attention's where heads are removed, is refitted, first layer
+to last, on the inputs that the already pruned layers before it really give. Its target is the parent's own residual stream
+behind the block, so that the refit also corrects what earlier cuts (removed heads included) got wrong. Where the layers behind
+it are removed, the target is the parent's stream behind those: the MLP in front of them writes what they would have written, as
+far as that is linear in its neurons (as ReplaceMe's linear map does, arXiv 2505.02819, but in one fit with the neurons' own).
+Where a norm lies between a projection and the stream (Gemma 2 and 3, OPT-350m), the target is what the parent's projection gives
+there. A projection's bias is refitted with it.
 
-In memory are the residual streams of the calibration text, of parent and child, one decoder layer, and one projection's
-sums: never a model.
+Memory holds the residual streams of the calibration text, of parent and child, one decoder layer, and one projection's sums:
+never a model.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # a decoder layer's arguments besides the hidden states
+ChangedLayer = tuple[int, dict[str, Tensor]]  # a remaining layer's index in the parent, and those of its tensors that changed
+
+# Tokens that go through a layer at once, as whole sequences, one at least. Fixed, because the last bits of a matrix product depend
+# on its shape, so neither the machine nor runtime.batch_tokens shows in the fit. The streams of all the text are far larger.
+BATCH_TOKENS = 4096
 
 
 def with_folded_means(tensors: Mapping[str, Tensor], spec: ArchitectureSpec, mean: Tensor, keep: Tensor) -> dict[str, Tensor]:
@@ -70,55 +75,64 @@ def least_squares(
     cuts: Sequence[LayerCut],
     attention: AttentionShape,
     tokens: Tensor,
-    batch_rows: int,
-) -> Iterator[dict[str, Tensor]]:
-    """Yield what is new in each of the child's layers, first to last: the refitted weights (and biases) of its output
-    projections by their names in the layer, of the child's dtype.
+) -> Iterator[ChangedLayer]:
+    """Yield each of the child's layers, first to last: its index in the parent, and by their names in the layer the tensors that
+    were sliced or refitted, of the child's dtype.
 
     ``stored`` holds the parent; ``parent`` and ``child`` are the configs; ``attention`` is the parent's; ``tokens``
-    (sequences, length) are the packed calibration text, of which ``batch_rows`` sequences go through at a time.
+    (sequences, length) are the packed calibration text.
     """
     keep_large_blocks_apart()
     where = tokens.device
     parents = _layers_of(parent, spec)
     children = _layers_of(child, spec)
-    parent_stream, calls = _first_hidden_states(parent, spec, stored, tokens, batch_rows)
+    parent_stream, calls = _first_hidden_states(parent, spec, stored, tokens)
     child_stream = list(parent_stream)
     with _filled(parents[0], stored.under(f"{spec.layers}.0"), where) as layer:
         direct = _writes_directly(layer, spec, parent_stream[0], calls[0][0])
 
     def advance_parent(index: int, caught: Sequence[str] = ()) -> dict[str, list[Tensor]]:
         with _filled(parents[index], stored.under(f"{spec.layers}.{index}"), where) as layer:
-            goals = _advance_parent(layer, caught, parent_stream, [batch[index] for batch in calls], direct)
+            targets = _advance_parent(layer, caught, parent_stream, [batch[index] for batch in calls], direct)
         bar.update()
-        return goals
+        return targets
 
     with tqdm(total=len(parents), desc="refit", unit="layer") as bar:
-        for index in range(cuts[0].index):  # layers that go in front of all that stay
+        for index in range(cuts[0].index):  # layers removed in front of all that remain
             advance_parent(index)
-        next_to_stay = [*(cut.index for cut in cuts[1:]), len(parents)]
-        for empty, cut, end in zip(children, cuts, next_to_stay, strict=True):
-            heads_go = len(cut.groups) < attention.num_groups
-            projections = ([spec.attention_out] if heads_go else []) + [spec.mlp_out]
+        next_kept = [*(cut.index for cut in cuts[1:]), len(parents)]
+        for empty, cut, end in zip(children, cuts, next_kept, strict=True):
+            projections = ([spec.attention_out] if len(cut.groups) < attention.num_groups else []) + [spec.mlp_out]
             caught = [module for module in projections if module != spec.mlp_out or not direct[module]]
-            goals = advance_parent(cut.index, caught)
-            for index in range(cut.index + 1, end):  # layers that go behind this one
+            targets = advance_parent(cut.index, caught)
+            for index in range(cut.index + 1, end):  # layers removed behind this one
                 advance_parent(index)
             if direct[spec.mlp_out]:
-                goals[spec.mlp_out] = list(parent_stream)  # where the next layer that stays begins
+                targets[spec.mlp_out] = list(parent_stream)  # where the next remaining layer begins
             layer_calls = [batch[cut.index] for batch in calls]
-            with _filled(empty, slice_layer(stored.under(f"{spec.layers}.{cut.index}"), spec, cut, attention), where) as layer:
+            tensors, changed = _sliced(stored, spec, cut, attention)
+            with _filled(empty, tensors, where) as layer:
+                del tensors
                 for module in projections:
                     projection = cast(nn.Linear, layer.get_submodule(module))
-                    samples = _samples(layer, spec, module, child_stream, layer_calls, goals.pop(module), direct[module])
+                    samples = _samples(layer, spec, module, child_stream, layer_calls, targets.pop(module), direct[module])
                     ridge.refit_projection(projection, spec.transposed, samples)
+                    changed |= {f"{module}.{kind}" for kind, _ in projection.named_parameters()}
                 _advance(layer, child_stream, layer_calls)
-                refitted = {
-                    f"{module}.{kind}": parameter.to("cpu", child.dtype, copy=True)
-                    for module in projections
-                    for kind, parameter in layer.get_submodule(module).named_parameters()
-                }
-            yield refitted
+                # What was only sliced comes back from fp32 as it was.
+                filled = layer.state_dict()
+                found = {name: filled[name].to("cpu", child.dtype, copy=True) for name in sorted(changed)}
+            del filled
+            yield cut.index, found
+
+
+def _sliced(
+    stored: StoredWeights, spec: ArchitectureSpec, cut: LayerCut, attention: AttentionShape
+) -> tuple[dict[str, Tensor], set[str]]:
+    """A layer's tensors after the cut, and the names of those that it changed."""
+    whole = stored.under(f"{spec.layers}.{cut.index}")
+    tensors = slice_layer(whole, spec, cut, attention)
+    return tensors, {name for name, tensor in tensors.items() if tensor is not whole[name]}
 
 
 def _layers_of(config: PreTrainedConfig, spec: ArchitectureSpec) -> nn.ModuleList:
@@ -140,7 +154,7 @@ def _filled(module: nn.Module, tensors: Mapping[str, Tensor], device: torch.devi
 
 
 class _CallRecorder(nn.Module):
-    """Stands for a decoder layer: hands its input on, and keeps the other arguments that it was called with."""
+    """In a decoder layer's place: hands its input on, and keeps the other arguments that it was called with."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +167,7 @@ class _CallRecorder(nn.Module):
 
 
 def _first_hidden_states(
-    config: PreTrainedConfig, spec: ArchitectureSpec, stored: StoredWeights, tokens: Tensor, batch_rows: int
+    config: PreTrainedConfig, spec: ArchitectureSpec, stored: StoredWeights, tokens: Tensor
 ) -> tuple[list[Tensor], list[list[Call]]]:
     """What the whole decoder would hand to its layers for each batch of ``tokens``: the first one's hidden states, and every
     layer's arguments besides (masks, rotary tables)."""
@@ -168,7 +182,7 @@ def _first_hidden_states(
     streams, calls = [], []
     of_shape: dict[torch.Size, list[Call]] = {}  # batches of one shape have equal masks and tables: they are kept once
     with _filled(model.get_submodule(spec.decoder), tensors, tokens.device) as decoder:
-        for batch in tokens.split(batch_rows):
+        for batch in tokens.split(max(BATCH_TOKENS // tokens.shape[1], 1)):
             decoder(input_ids=batch, use_cache=False)
             streams.append(recorders[0].hidden)
             calls.append(of_shape.setdefault(batch.shape, [recorder.call for recorder in recorders]))
@@ -216,21 +230,21 @@ def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, c
 def _advance_parent(
     layer: nn.Module, caught: Sequence[str], stream: list[Tensor], calls: Sequence[Call], direct: Mapping[str, bool]
 ) -> dict[str, list[Tensor]]:
-    """Advance the parent's stream by a layer, and give the goals of the projections ``caught``, batch by batch: what they give,
-    and for attention's, where it writes directly, the stream it writes to besides."""
-    goals: dict[str, list[Tensor]] = {module: [] for module in caught}
+    """Run one parent layer on every batch in place. Returns the regression target of each captured projection, batch by batch:
+    what it gives, and for attention's, where it writes directly, the stream it writes to besides."""
+    targets: dict[str, list[Tensor]] = {module: [] for module in caught}
     for batch, (args, kwargs) in enumerate(calls):
         hidden = stream[batch]
 
         def note(module: str, hidden: Tensor = hidden) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             offset = hidden if direct[module] else 0
-            return lambda _, inputs, output: goals[module].append(offset + output.view_as(hidden))
+            return lambda _, inputs, output: targets[module].append(offset + output.view_as(hidden))
 
         with ExitStack() as hooks:
             for module in caught:
                 hooks.enter_context(_hooked(layer.get_submodule(module), note(module)))
             stream[batch] = layer(hidden, *args, **kwargs)
-    return goals
+    return targets
 
 
 class _Caught(Exception):
@@ -275,13 +289,13 @@ def _samples(
     module: str,
     stream: list[Tensor],
     calls: Sequence[Call],
-    goals: list[Tensor],
+    targets: list[Tensor],
     direct: bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Per batch, what the child's projection is given, (sequences, length, in_features), and should give, (…, hidden_size)."""
-    for hidden, call, goal in zip(stream, calls, goals, strict=True):
+    for hidden, call, target in zip(stream, calls, targets, strict=True):
         if direct and module == spec.mlp_out:
             before, given = _without_mlp(layer, layer.get_submodule(module), hidden, call)
         else:
             before, given = hidden, _given_to(layer, module, hidden, call)
-        yield given.view(*hidden.shape[:-1], -1), goal - before if direct else goal
+        yield given.view(*hidden.shape[:-1], -1), target - before if direct else target

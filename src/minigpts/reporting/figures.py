@@ -30,13 +30,6 @@ class Picture:
         return style.render(self.title, self.draw, theme)
 
 
-def mean_magnitudes(statistics: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Mean |activation| of every MLP neuron, a layer an array: Eq. 1 of arXiv 2312.12682, from the profile's sums."""
-    count = float(statistics["count"])
-    layers = sum(name.endswith(".mlp.abs_sum") for name in statistics)
-    return [statistics[f"layers.{layer}.mlp.abs_sum"] / count for layer in range(layers)]
-
-
 def neuron_magnitudes(magnitudes: Sequence[np.ndarray], threshold: float | None) -> Picture:
     """Each layer's neurons in order of their mean |activation|, all layers pooled, and the threshold ε; None: it chose nothing."""
     pooled = np.concatenate(magnitudes)

@@ -12,6 +12,7 @@ from benchmarks.bakeoff import criteria
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
+from minigpts.profiling.statistics import Statistics
 from tests import tiny
 from tests.e2e.project import write_params
 
@@ -33,9 +34,9 @@ def flags(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def bench(flags) -> criteria.Bench:
+def bakeoff(flags) -> criteria.BakeOff:
     arguments = criteria._parser().parse_args(flags)
-    return criteria.Bench(arguments, criteria.Settings.read(arguments.params))
+    return criteria.BakeOff(arguments, criteria.Settings.read(arguments.params))
 
 
 def test_rows_are_kept_sorted_and_not_made_again(flags, monkeypatch, capsys):
@@ -49,7 +50,7 @@ def test_rows_are_kept_sorted_and_not_made_again(flags, monkeypatch, capsys):
     names = [("dense", "none"), ("paper", "none"), ("paper", "least_squares"), ("wanda", "none"), ("wanda", "least_squares")]
     assert [(*row[:2], row[5]) for row in rows] == [(*name, budget) for budget in ("0", "64") for name in names]
     assert all(float(row[-1]) > 1 for row in rows)
-    monkeypatch.setattr(criteria.Bench, "child", None)
+    monkeypatch.setattr(criteria.BakeOff, "child", None)
     before = path.read_bytes()
     criteria.main(asked)
     assert path.read_bytes() == before
@@ -63,34 +64,35 @@ def test_rows_are_kept_sorted_and_not_made_again(flags, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("refit", criteria.REFITS)
-def test_child_is_the_one_that_a_checkpoint_would_hold(bench, refit, tmp_path):
+def test_child_is_the_one_that_a_checkpoint_would_hold(bakeoff, refit, tmp_path):
     row = criteria.Row("wanda", refit, "uniform", 0.4, 0, 0)
-    child = bench.child(row)
+    child = bakeoff.child(row)
     assert child.config.intermediate_size == 46  # of 77, and at least 40 % go
     config, weights = copy.deepcopy(child.config), checkpoint.weights_of(child, torch.bfloat16)
     config.dtype = torch.bfloat16
-    with checkpoint.saving(tmp_path / "child", config, weights.items(), companions=bench.folder):
+    with checkpoint.saving(tmp_path / "child", config, weights.items(), companions=bakeoff.folder):
         pass
-    tokens = bench.calibration_sequences()[:2]
+    tokens = bakeoff.calibration_sequences()[:2]
     with torch.inference_mode():
         assert torch.equal(checkpoint.load_model(tmp_path / "child", torch.float32)(tokens).logits, child(tokens).logits)
 
 
-def test_the_papers_widths_are_those_of_one_threshold(bench):
-    bench.calibrate(0, gradients=False)
-    widths = criteria.kept_widths(bench.statistics, 3, 0.5, "per_layer")
-    means = [bench.statistics[f"layers.{index}.mlp.abs_sum"] / bench.statistics["count"] for index in range(3)]
+def test_the_papers_widths_are_those_of_one_threshold(bakeoff):
+    bakeoff.calibrate(0, gradients=False)
+    statistics = Statistics(bakeoff.sums)
+    widths = criteria.kept_widths(statistics, 0.5, "per_layer")
+    means = statistics.mean_abs_by_layer()
     threshold = torch.cat(means).sort().values[115]  # the 116th of 231 neurons
     assert widths == [int((mean > threshold).sum()) for mean in means]
     assert sum(widths) == 231 - 116
 
 
-def test_seeds_pick_other_documents(bench):
-    texts = bench.calibration
-    draws = [criteria.drawn(bench.tokenizer, texts, seed, 200) for seed in (0, 0, 1)]
+def test_seeds_pick_other_documents(bakeoff):
+    texts = bakeoff.calibration
+    draws = [criteria.drawn(bakeoff.tokenizer, texts, seed, 200) for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert len(draws[0]) < len(texts)
-    assert sorted(criteria.drawn(bench.tokenizer, texts, 0, 10**9)) == sorted(texts)
+    assert sorted(criteria.drawn(bakeoff.tokenizer, texts, 0, 10**9)) == sorted(texts)
 
 
 def test_missing_peers_are_named(flags, monkeypatch):

@@ -47,7 +47,7 @@ class Project:
         model = checkpoint.load_model(self.base, torch.float32)
         tokenizer = checkpoint.load_fast_tokenizer(self.base)
         ids = torch.tensor([tokenizer.encode(text).ids[:16] for text in TEXTS])
-        write_tensors(folder / "stats.safetensors", profile(model, spec_for(family), ids, 8))
+        write_tensors(folder / "stats.safetensors", profile(model, spec_for(family), ids))
         write_counts(folder / "counts.parquet", tokenizer, count_tokens(tokenizer, TEXTS[:24]))
         artifacts.write_table(folder / "text.parquet", {"text": TEXTS})
         self.sizes = checkpoint.sizes(self.base)
@@ -57,7 +57,7 @@ class Project:
         self.write_params(budget, **cutting)
         self.run(check_budget, "base", "budget_checked")
         self.run(measure_damage, "budget", "base", "stats", "counts", "text", "curves")
-        self.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table", "figure")
+        self.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table")
         return artifacts.read_json(self.folder / "plan.json")["plan"]
 
     def write_params(self, budget: dict[str, Any], **cutting: Any) -> None:
@@ -85,7 +85,6 @@ class Project:
             "plan": ("plan", "plan.json"),
             "metrics": ("metrics", "plan_metrics.json"),
             "table": ("table", "plan.csv"),
-            "figure": ("figure", "plan.png"),
             "neurons": ("out", "neurons"),
             "neurons_metrics": ("metrics", "neurons.json"),
             "widths": ("widths", "widths.csv"),

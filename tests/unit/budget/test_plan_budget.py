@@ -100,7 +100,7 @@ def test_silenced_mlps_cost_nothing(tmp_path: Path):
 
 def test_the_table_and_the_same_bytes_again(tmp_path: Path, capsys: pytest.CaptureFixture):
     project = Project(tmp_path, "llama")
-    outputs = [project.folder / name for name in ("plan.json", "plan_metrics.json", "plan.csv", "plan.png")]
+    outputs = [project.folder / name for name in ("plan.json", "plan_metrics.json", "plan.csv")]
     project.plan({"target_size_reduction": 0.3})
     shown = capsys.readouterr().out
     first = [path.read_bytes() for path in outputs]
@@ -151,7 +151,7 @@ def test_curves_of_a_run_without_a_budget_are_refused(tmp_path: Path):
     project.plan({})
     project.params.write_text(project.params.read_text().replace("target_size_reduction: null", "target_size_reduction: 0.3"))
     with pytest.raises(UserError, match="measured without a budget; run check_budget and measure_damage again"):
-        project.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table", "figure")
+        project.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table")
 
 
 def test_a_plan_of_other_counts_is_refused(tmp_path: Path):

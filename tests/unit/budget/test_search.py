@@ -72,7 +72,7 @@ def test_of_all_combinations_the_least_damage_is_found(space: Space):
     best = np.inf
     for groups in (0, 1):
         for num_layers in range(4):
-            kept = space.widths(num_layers)
+            kept = space.depths[num_layers].widths
             for width in [*range(7, 78, 7), 77]:
                 if 1 - width / 77 > 0.9:
                     continue

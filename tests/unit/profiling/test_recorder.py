@@ -1,4 +1,4 @@
-"""The statistics are those of the activations, whatever the batch size, and recording leaves the model as it was."""
+"""The statistics are those of the activations, the same to the bit for any runtime, and recording leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from minigpts import artifacts
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
-from minigpts.profiling.recorder import profile, recording
+from minigpts.profiling.recorder import NeuronSums, profile, recording
+from stages import profile_activations
 from tests import tiny
 
 
@@ -44,31 +47,54 @@ def by_hand(model, tokens):
 
 def test_sums_are_those_of_the_activations(model, tokens):
     mlp, heads = by_hand(model, tokens)
-    found = profile(model, spec_for(model.config.model_type), tokens, batch_rows=3)
+    found = profile(model, spec_for(model.config.model_type), tokens)
     assert int(found["count"]) == tokens.numel()
     for index in range(3):
         expected = {
             "mlp.abs_sum": mlp[index].abs().sum(0),
             "mlp.sum": mlp[index].sum(0),
             "mlp.square_sum": mlp[index].square().sum(0),
-            "mlp.abs_max": mlp[index].abs().amax(0),
             "heads.square_sum": heads[index].square().sum((0, 2)),
         }
         for key, value in expected.items():
             torch.testing.assert_close(found[f"layers.{index}.{key}"], value, rtol=1e-5, atol=1e-5)
 
 
-def test_batch_size_does_not_change_the_result(model, tokens):
-    spec = spec_for(model.config.model_type)
-    one, all_at_once = profile(model, spec, tokens, 1, True), profile(model, spec, tokens, 7, True)
-    assert one.keys() == all_at_once.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], all_at_once[name], rtol=1e-5, atol=1e-4)
+@pytest.mark.parametrize("family", ["llama", "opt", "gemma2"])
+def test_runtime_batch_tokens_does_not_show_in_any_bit(tmp_path: Path, family: str):
+    """The stage's file, Taylor and linear sums included, is the same bytes whatever runtime.batch_tokens is."""
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 2}
+    if family == "opt":
+        sizes = {"hidden_size": 64, "word_embed_proj_dim": 64}
+    folder = tiny.write_checkpoint(tmp_path / "model", family, **sizes)
+    artifacts.write_table(tmp_path / "text.parquet", {"text": tiny.sentences(60)})
+    written = []
+    for batch_tokens in (1, 96, 320, 4096):
+        values = {"profile": {"sequence_length": 32, "all_linear": True, "gradient_tokens": 640}}
+        params, out = tmp_path / "params.yaml", tmp_path / "stats.safetensors"
+        params.write_text(yaml.safe_dump({**values, "runtime": {"batch_tokens": batch_tokens, "num_threads": 1}}))
+        paths = {"model": folder, "text": tmp_path / "text.parquet", "out": out, "params": params}
+        profile_activations.main([text for name, path in paths.items() for text in (f"--{name}", str(path))])
+        written.append(out.read_bytes())
+    assert len(set(written)) == 1
+
+
+def test_sums_over_a_long_text_are_fp64s(model):
+    """A million rows of ones and of tiny values: what fp32 would lose stays."""
+    sums, rows = NeuronSums(3, torch.device("cpu")), torch.tensor([[1.0, -1e-4, 0.1]]).expand(4096, 3)
+    for _ in range(256):
+        sums.update(rows)
+    found, count = sums.statistics(0), 4096 * 256
+    exact = rows[0].double() * count
+    assert torch.equal(found["layers.0.mlp.sum"][:1], exact[:1])
+    torch.testing.assert_close(found["layers.0.mlp.sum"], exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found["layers.0.mlp.abs_sum"], exact.abs(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found["layers.0.mlp.square_sum"], rows[0].double().square() * count, rtol=1e-6, atol=0)
 
 
 def test_linear_sums_tell_the_bias_apart(tmp_path, tokens):
     model = checkpoint.load_model(tiny.write_checkpoint(tmp_path / "model", "llama", mlp_bias=True), torch.float32)
-    found = profile(model, spec_for("llama"), tokens, 4, all_linear=True)
+    found = profile(model, spec_for("llama"), tokens, all_linear=True)
     name = "model.layers.1.mlp.down_proj"
     module = model.get_submodule(name)
     caught = []
@@ -87,7 +113,7 @@ def test_linear_sums_tell_the_bias_apart(tmp_path, tokens):
 
 def test_block_influence_is_what_each_layer_turns_the_hidden_state_by(model, tokens):
     spec = spec_for(model.config.model_type)
-    found = profile(model, spec, tokens, 3)
+    found = profile(model, spec, tokens)
     with torch.inference_mode():
         states = model(tokens, output_hidden_states=True).hidden_states  # the last one is behind the final norm
     for index in range(2):
@@ -101,7 +127,7 @@ def test_a_layer_that_does_nothing_has_cosine_one(model, tokens):
         for name in (spec.attention_out, spec.mlp_out):
             for parameter in model.get_submodule(spec.layer(1, name)).parameters():
                 parameter.zero_()
-    found = profile(model, spec, tokens, 3)
+    found = profile(model, spec, tokens)
     torch.testing.assert_close(found["layers.1.block.cosine_sum"], torch.tensor(float(tokens.numel()), dtype=torch.float64))
     assert found["layers.0.block.cosine_sum"] < 0.999 * tokens.numel()
 

@@ -15,16 +15,16 @@ def test_a_neuron_at_the_threshold_goes():
     assert allocation.below_threshold([torch.tensor([0.5, 0.25, 0.75])], 0.5) == [2]
 
 
-@pytest.mark.parametrize(("allocation", "expected"), [("per_layer", [1.0, 3.0]), ("uniform", [2.0, 2.0]), ("adaptive", [1.0, 3.0])])
-def test_where_the_threshold_takes_its_budget(allocation, expected):
-    assert allocation.removals(MEANS, MEANS, 0.1, None, allocation) == expected
+@pytest.mark.parametrize(("where", "expected"), [("per_layer", [1.0, 3.0]), ("uniform", [2.0, 2.0]), ("adaptive", [1.0, 3.0])])
+def test_where_the_threshold_takes_its_budget(where, expected):
+    assert allocation.removals(MEANS, MEANS, 0.1, None, where) == expected
 
 
-@pytest.mark.parametrize("allocation", ["per_layer", "uniform", "adaptive"])
+@pytest.mark.parametrize("where", ["per_layer", "uniform", "adaptive"])
 @pytest.mark.parametrize("budget", [0, 1, 5])
-def test_a_budget_is_spent_to_the_neuron(allocation, budget):
+def test_a_budget_is_spent_to_the_neuron(where, budget):
     distinct = [torch.arange(8.0) / 10, torch.arange(8.0) / 7 + 0.01]
-    assert sum(allocation.removals(distinct, distinct, 99.0, budget, allocation)) == pytest.approx(budget)
+    assert sum(allocation.removals(distinct, distinct, 99.0, budget, where)) == pytest.approx(budget)
 
 
 def test_a_threshold_is_a_limit():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,23 @@ from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights, num_parameters
 from minigpts.profiling.recorder import profile
-from minigpts.pruning import allocation, cutting, layers, linear, neurons, refit, slicing
+from minigpts.profiling.statistics import Statistics
+from minigpts.pruning import allocation, cutting, index_maps, layers, linear, neurons, refit, slicing
+from minigpts.pruning.params import ByPlan, ByThreshold, Params
 from tests import tiny
 
 TOKENS = torch.randint(0, 300, (6, 40), generator=torch.Generator().manual_seed(1))
+PARAMS = Params(
+    criterion="wanda",
+    allocation="uniform",
+    multiple_of=1,
+    refit="none",
+    linear_threshold=None,
+    heads=0,
+    layers=0,
+    sequence_length=32,
+    seed=0,
+)
 
 
 class Parent:
@@ -30,32 +44,39 @@ class Parent:
         self.spec = spec_for(family)
         self.stored = StoredWeights(self.directory)
         self.model = checkpoint.load_model(self.directory, torch.float32)
-        self.statistics = profile(self.model, self.spec, TOKENS, 2, all_linear=True)
+        self.statistics = profile(self.model, self.spec, TOKENS, all_linear=True)
 
-    def cut(self, *, removed_share: float | None = 0.25, marked=None, **changes: object) -> cutting.Cut:
-        """A cut of ``removed_share`` of the neurons, unless ``threshold`` says which."""
-        parent = cutting.Parent(self.directory, self.config, self.spec, self.stored, self.statistics)
-        asked = {"criterion": "wanda", "seed": 0, "allocation": "uniform", "multiple_of": 1, **changes}
-        if removed_share is not None:
-            kept = layers.kept(layers.scores(self.statistics, 3), asked.get("num_removed_layers", 0))
-            found = neurons.scores(self.stored, self.spec, self.statistics, 3, asked["criterion"], seed=0)
-            number = len(kept) * round(77 * (1 - removed_share))
-            asked["widths"] = neurons.widths_of_sum(found, kept, number, allocation=asked["allocation"], multiple_of=1)
-        return cutting.plan_cut(parent, cutting.Request(**asked), marked)
+    @property
+    def parent(self) -> cutting.Parent:
+        return cutting.Parent(self.directory, self.config, self.spec, self.stored, Statistics(self.statistics))
 
-    def saved(self, folder: Path, cut: cutting.Cut, tensors: Iterable[tuple[str, Tensor]] | None = None, biases=False) -> Path:
-        config = cutting.shrunk_config(self.config, self.spec, cut, with_biases=biases)
-        tensors = cutting.sliced(self.stored, self.spec, cut) if tensors is None else tensors
+    def cut(self, *, removed_share: float | None = 0.25, threshold: float = 0.0, **changes: object) -> cutting.Cut:
+        """A cut by a plan of ``removed_share`` of the neurons, or, where that is None, by ``threshold``."""
+        parent, params = self.parent, replace(PARAMS, **changes)
+        if removed_share is None:
+            return cutting.choose(parent, ByThreshold(params, threshold))
+        kept = layers.kept(layers.scores(parent.statistics), params.layers)
+        found = neurons.scores(self.stored, self.spec, parent.statistics, params.criterion, seed=0)
+        number = len(kept) * round(77 * (1 - removed_share))
+        widths = neurons.widths_of_sum(found, kept, number, allocation=params.allocation, multiple_of=1)
+        return cutting.choose(parent, ByPlan(params, widths, params.heads, params.layers))
+
+    def saved(self, folder: Path, cut: cutting.Cut, changed: Iterable[refit.ChangedLayer] | None = None) -> Path:
+        """The checkpoint of the cut; its layers are ``changed``, or made up for as the cut's params say."""
+        if changed is None:
+            config, tensors = cutting.child(self.parent, cut, [], torch.device("cpu"))
+        else:
+            config = cutting.shrunk_config(self.config, self.spec, cut, with_biases=False)
+            tensors = cutting.named(self.stored, self.spec, changed)
         with checkpoint.saving(folder, config, tensors, companions=self.directory):
             pass
         return folder
 
-    def refitted(self, folder: Path, cut: cutting.Cut, rows: int) -> torch.nn.Module:
+    def refitted(self, folder: Path, cut: cutting.Cut) -> torch.nn.Module:
         """The model cut and refitted on TOKENS."""
         child = cutting.shrunk_config(self.config, self.spec, cut, with_biases=False)
-        refitted = refit.least_squares(self.stored, self.config, child, self.spec, cut.layers, cut.attention, TOKENS, rows)
-        tensors = cutting.sliced(self.stored, self.spec, cut, refitted=refitted)
-        return checkpoint.load_model(self.saved(folder, cut, tensors), torch.float32)
+        changed = refit.least_squares(self.stored, self.config, child, self.spec, cut.layers, cut.attention, TOKENS)
+        return checkpoint.load_model(self.saved(folder, cut, changed), torch.float32)
 
     def masked_logits(self, cut: cutting.Cut, instead: Mapping[int, Tensor] | None = None) -> Tensor:
         """The whole model's logits with the activations of what goes set to zero, or to ``instead`` of their layer."""
@@ -111,14 +132,14 @@ def test_uniform_widths_load_with_the_stock_class_to_the_bit(parent: Parent, tmp
 def test_uneven_widths_can_be_cut_again(parent: Parent, tmp_path: Path):
     cut = parent.cut(allocation="adaptive")
     folder = parent.saved(tmp_path / "shrunk", cut)
-    statistics = profile(checkpoint.load_model(folder, torch.float32), parent.spec, TOKENS, 3)
+    statistics = profile(checkpoint.load_model(folder, torch.float32), parent.spec, TOKENS)
     for index, layer in enumerate(cut.layers):
         assert len(statistics[f"layers.{index}.mlp.abs_sum"]) == len(layer.neurons)
 
 
 def test_removed_groups_are_those_whose_output_columns_are_zeroed(tmp_path: Path):
     parent = Parent(tmp_path / "parent", "llama", num_attention_heads=8, num_key_value_heads=4, head_dim=6, attention_bias=True)
-    cut = parent.cut(removed_share=None, num_removed_groups=2)
+    cut = parent.cut(removed_share=None, heads=2)
     folder = parent.saved(tmp_path / "shrunk", cut)
     config = checkpoint.load_config(folder)
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (4, 2, 6)
@@ -135,7 +156,7 @@ def test_removed_groups_are_those_whose_output_columns_are_zeroed(tmp_path: Path
 def test_removed_layers_are_skipped_and_lists_follow(tmp_path: Path):
     kinds = ["full_attention", "sliding_attention", "full_attention"]
     parent = Parent(tmp_path / "parent", "qwen2", layer_types=kinds, use_sliding_window=True, sliding_window=8)
-    cut = parent.cut(removed_share=None, num_removed_layers=1)
+    cut = parent.cut(removed_share=None, layers=1)
     (gone,) = {0, 1, 2} - {layer.index for layer in cut.layers}
     influence = [1 - float(parent.statistics[f"layers.{index}.block.cosine_sum"]) / TOKENS.numel() for index in range(3)]
     assert influence[gone] == min(influence)
@@ -160,31 +181,47 @@ def test_what_stock_classes_cannot_hold_is_refused(tmp_path: Path):
     ]:
         parent = Parent(tmp_path / f"{family}{number}{len(changes)}", family, **changes)
         with pytest.raises(UserError, match=message):
-            parent.saved(tmp_path / "shrunk", parent.cut(removed_share=None, num_removed_groups=number))
+            parent.saved(tmp_path / "shrunk", parent.cut(removed_share=None, heads=number))
     with pytest.raises(UserError, match=r"prune_neurons.layers is 3, but the model has 3 layers"):
-        parent.cut(num_removed_layers=3)
+        parent.cut(layers=3)
     assert not (tmp_path / "shrunk").exists()
 
 
-def test_the_papers_rule_takes_the_very_neurons_at_or_below_epsilon(parent: Parent):
+def test_the_papers_rule_takes_the_very_neurons_at_or_below_epsilon(parent: Parent, tmp_path: Path):
     means = torch.stack([parent.statistics[f"layers.{index}.mlp.abs_sum"] for index in range(3)]) / TOKENS.numel()
     threshold = float(means.flatten().sort().values[70])
     cut = parent.cut(criterion="l1", allocation="per_layer", threshold=threshold, removed_share=None)
     for layer in cut.layers:
         assert layer.neurons.tolist() == (means[layer.index] > threshold).nonzero().flatten().tolist()
-    assert cut.num_below_threshold == 71
+    parent.saved(tmp_path / "shrunk", cut)
+    metrics = cutting.metrics(cut, parent.stored, StoredWeights(tmp_path / "shrunk"), parent.spec)
+    assert (metrics["decided_by"], metrics["threshold"], metrics["num_below_threshold"]) == ("threshold", threshold, 71)
+    assert metrics["below_threshold_share"] == 71 / metrics["num_candidate_neurons"] == 71 / (3 * 77)
+
+
+def test_a_plan_leaves_no_trace_of_the_threshold(parent: Parent, tmp_path: Path):
+    cut = parent.cut()
+    parent.saved(tmp_path / "shrunk", cut)
+    metrics = cutting.metrics(cut, parent.stored, StoredWeights(tmp_path / "shrunk"), parent.spec)
+    assert metrics["decided_by"] == "plan" and not [name for name in metrics if "threshold" in name or "candidate" in name]
+    assert metrics["num_removed_neurons"] == 3 * 19
 
 
 def test_statistics_of_another_model_are_refused(parent: Parent):
-    with pytest.raises(UserError, match="don't fit this model's layers"):
-        parent.statistics = {"count": torch.tensor(1)}
+    whole = dict(parent.statistics)
+    parent.statistics = {"count": torch.tensor(1)}
+    with pytest.raises(UserError, match="don't fit this model's layers; run profile_activations again"):
         parent.cut()
+    for name in ("layers.1.mlp.abs_sum", "layers.1.heads.square_sum"):
+        parent.statistics = {**whole, name: whole[name][:-1]}
+        with pytest.raises(UserError, match="don't fit layer 1 of this model; run profile_activations again"):
+            parent.cut()
 
 
 def test_linear_rule_zeroes_what_it_cannot_remove(tmp_path: Path):
     parent = Parent(tmp_path / "parent", "llama", mlp_bias=True, attention_bias=True)
     threshold = float((parent.statistics["linear.model.layers.1.mlp.up_proj.output_minus_bias_abs_sum"] / TOKENS.numel()).median())
-    marked = linear.marks(parent.statistics, threshold)
+    marked = linear.marks(Statistics(parent.statistics), threshold)
     whole = linear.zeroed(parent.stored, marked, parent.spec)
     for name, mark in marked.items():
         sums = {
@@ -207,25 +244,24 @@ def test_neurons_the_linear_rule_removes_were_silent(tmp_path: Path, family: str
     """Removing them from the zeroed model changes no logit."""
     parent = Parent(tmp_path / "parent", family, **changes)
     means = torch.cat([parent.statistics[f"layers.{index}.mlp.abs_sum"] for index in range(3)]) / TOKENS.numel()
-    marked = linear.marks(parent.statistics, float(means.sort().values[100]))
-    cut = parent.cut(criterion="l1", allocation="per_layer", threshold=-1.0, removed_share=None, marked=marked)
+    rule = float(means.sort().values[100])
+    cut = parent.cut(criterion="l1", allocation="per_layer", threshold=-1.0, removed_share=None, linear_threshold=rule)
     assert 0 < sum(77 - len(layer.neurons) for layer in cut.layers) < 3 * 77
-    whole = linear.zeroed(parent.stored, marked, parent.spec)
+    whole = linear.zeroed(parent.stored, cut.marked, parent.spec)
     with checkpoint.saving(tmp_path / "zeroed", parent.config, whole.items(), companions=parent.directory):
         pass
-    shrunk = parent.saved(tmp_path / "shrunk", cut, cutting.sliced(parent.stored, parent.spec, cut, marked=marked))
+    shrunk = parent.saved(tmp_path / "shrunk", cut)
     torch.testing.assert_close(logits(shrunk), logits(tmp_path / "zeroed"), rtol=0, atol=1e-4)
-    metrics = cutting.metrics(cut, parent.stored, StoredWeights(shrunk), parent.spec, marked)
+    metrics = cutting.metrics(cut, parent.stored, StoredWeights(shrunk), parent.spec)
     zeros = sum(int((tensor == 0).sum()) for tensor in StoredWeights(shrunk).values())
     assert metrics["num_zeroed_parameters"] == zeros > 0
 
 
 def test_folded_means_are_the_model_with_neurons_held_at_their_mean(tmp_path: Path):
     parent = Parent(tmp_path / "parent", "llama")
-    cut = parent.cut()
+    cut = parent.cut(refit="bias")
     means = {index: parent.statistics[f"layers.{index}.mlp.sum"] / TOKENS.numel() for index in range(3)}
-    tensors = cutting.sliced(parent.stored, parent.spec, cut, means_from=parent.statistics)
-    folder = parent.saved(tmp_path / "shrunk", cut, tensors, biases=True)
+    folder = parent.saved(tmp_path / "shrunk", cut)
     torch.testing.assert_close(stock_logits(folder), parent.masked_logits(cut, means), rtol=0, atol=1e-4)
 
 
@@ -240,14 +276,14 @@ def residual(model: torch.nn.Module, spec) -> Tensor:
 
 
 def test_refit_with_nothing_cut_is_the_parent(parent: Parent, tmp_path: Path):
-    refitted = parent.refitted(tmp_path / "refitted", parent.cut(removed_share=None, threshold=-1.0), 4)
+    refitted = parent.refitted(tmp_path / "refitted", parent.cut(removed_share=None, threshold=-1.0))
     torch.testing.assert_close(residual(refitted, parent.spec), residual(parent.model, parent.spec), rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_refit_is_stored_in_the_parents_dtype(tmp_path: Path, dtype: torch.dtype):
     parent = Parent(tmp_path / "parent", "llama", dtype=dtype)
-    refitted = parent.refitted(tmp_path / "refitted", parent.cut(), 4)
+    refitted = parent.refitted(tmp_path / "refitted", parent.cut())
     assert StoredWeights(tmp_path / "refitted").dtype == dtype
     bare = checkpoint.load_model(parent.saved(tmp_path / "bare", parent.cut()), torch.float32)
     expected = residual(parent.model, parent.spec)
@@ -256,8 +292,8 @@ def test_a_refit_is_stored_in_the_parents_dtype(tmp_path: Path, dtype: torch.dty
 
 
 def test_the_map_names_every_unit_of_the_parent(parent: Parent):
-    cut = parent.cut(allocation="adaptive", criterion="flap", num_removed_layers=1)
-    maps = cutting.index_maps(cut)
+    cut = parent.cut(allocation="adaptive", criterion="flap", layers=1)
+    maps = index_maps.index_maps(cut)
     assert {name: len(columns["kept"]) for name, columns in maps.items()} == {
         "pruned_neurons": 3 * 77,
         "pruned_layers": 3,

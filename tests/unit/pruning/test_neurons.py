@@ -15,6 +15,7 @@ from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights, write_tensors
 from minigpts.profiling.gradients import taylor_sums
 from minigpts.profiling.recorder import profile
+from minigpts.profiling.statistics import Statistics
 from minigpts.pruning import allocation, heads, neurons
 from minigpts.pruning.slicing import AttentionShape
 from stages import prune_neurons
@@ -32,12 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def statistics(folder: Path) -> dict[str, Tensor]:
     model = checkpoint.load_model(folder, torch.float32)
-    return profile(model, SPEC, TOKENS, 4) | taylor_sums(model, SPEC, TOKENS, 4)
+    return profile(model, SPEC, TOKENS) | taylor_sums(model, SPEC, TOKENS)
 
 
 @pytest.mark.parametrize("criterion", ["wanda", "taylor"])
 def test_adaptive_takes_the_lowest_of_all_layers_on_one_scale(folder: Path, statistics: dict[str, Tensor], criterion: str):
-    found = neurons.scores(StoredWeights(folder), SPEC, statistics, 3, criterion, seed=0)
+    found = neurons.scores(StoredWeights(folder), SPEC, Statistics(statistics), criterion, seed=0)
     widths = neurons.widths_of_sum(found, [0, 1, 2], 3 * 77 - 60, allocation="adaptive", multiple_of=1)
     kept = allocation.keep_highest(found.scores, widths)
     pooled = torch.stack(found.scores)  # (3, 77)
@@ -53,7 +54,9 @@ def test_adaptive_takes_the_lowest_of_all_layers_on_one_scale(folder: Path, stat
 def test_groups_are_scored_by_their_query_heads(folder: Path, statistics: dict[str, Tensor]):
     attention = AttentionShape.of(checkpoint.load_config(folder))
     stored = StoredWeights(folder)
-    by_output, by_loss = (heads.scores(stored, SPEC, attention, statistics, 3, criterion) for criterion in ("wanda", "taylor"))
+    by_output, by_loss = (
+        heads.scores(stored, SPEC, attention, Statistics(statistics), criterion) for criterion in ("wanda", "taylor")
+    )
     for index in range(3):
         sums = statistics[f"layers.{index}.heads.taylor_sum"]
         torch.testing.assert_close(by_loss[index], torch.stack([sums[0] + sums[1], sums[2] + sums[3]]) / TOKENS.numel())

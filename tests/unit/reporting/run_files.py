@@ -146,7 +146,7 @@ def statistics() -> dict[str, torch.Tensor]:
     random = np.random.default_rng(0)
     tensors = {"count": torch.tensor(1000)}
     for layer in range(LAYERS):
-        for name in ("abs_sum", "sum", "square_sum", "abs_max"):
+        for name in ("abs_sum", "sum", "square_sum"):
             tensors[f"layers.{layer}.mlp.{name}"] = torch.from_numpy(random.lognormal(4.0 + layer, 1.0, WIDTH))
         tensors[f"layers.{layer}.heads.square_sum"] = torch.from_numpy(random.lognormal(4.0, 1.0, HEADS))
     return tensors

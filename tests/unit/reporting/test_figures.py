@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minigpts.profiling.statistics import Statistics
 from minigpts.reporting import figures, style
 from minigpts.reporting.figures import Picture
-from tests.unit.reporting.run_files import LAYERS, WIDTH, curve, plan, statistics
+from tests.unit.reporting.run_files import curve, plan, statistics
 
 
 def table() -> list[dict[str, str]]:
@@ -20,7 +21,7 @@ def pictures() -> list[Picture]:
     arrays = {name: tensor.numpy() for name, tensor in statistics().items()}
     rows = curve()
     return [
-        figures.neuron_magnitudes(figures.mean_magnitudes(arrays), 0.1),
+        figures.neuron_magnitudes(Statistics(arrays).mean_abs_by_layer(), 0.1),
         figures.token_frequencies(np.array([5, 0, 100, 20, 0, 1]), 0.0),
         figures.layer_widths([48, 40, 0], [77, 77, 77]),
         figures.recovery(
@@ -55,20 +56,6 @@ def test_the_dark_theme_is_another_picture_of_the_same_size(light: list[bytes]) 
 
 def test_files_hold_no_version_or_date(light: list[bytes]) -> None:
     assert [Image.open(io.BytesIO(png)).info for png in light] == [{}] * len(light)
-
-
-def test_equation_1_is_the_mean_over_the_tokens() -> None:
-    # Activations 0.2, -0.1 and 0.0 of one neuron: the paper's own example of its normalized L1 norm.
-    sums = {"count": np.int64(3), "layers.0.mlp.abs_sum": np.array([0.3]), "layers.0.heads.square_sum": np.array([1.0])}
-    (layer,) = figures.mean_magnitudes(sums)
-    np.testing.assert_allclose(layer, [0.1])
-
-
-def test_layers_come_in_order_and_whole() -> None:
-    arrays = {name: tensor.numpy() for name, tensor in statistics().items()}
-    magnitudes = figures.mean_magnitudes(arrays)
-    assert [layer.shape for layer in magnitudes] == [(WIDTH,)] * LAYERS
-    np.testing.assert_array_equal(magnitudes[2], arrays["layers.2.mlp.abs_sum"] / 1000)
 
 
 def test_captions_count_right() -> None:
