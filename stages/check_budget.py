@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
 from minigpts.model.weights import StoredWeights
+
+FLAGS = {
+    "model": "the parent's checkpoint folder",
+    "out": "json to write",
+}
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,7 @@ class Params:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Check the target against the parent, and write whether there is one."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="the parent's checkpoint folder")
-    parser.add_argument("--out", type=Path, required=True, help="json to write")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
-    arguments = parser.parse_args(argv)
+    arguments = params.flags(argv, __doc__, FLAGS)
     settings = params.read(arguments.params, Params, "budget")
     if settings.is_set:
         from minigpts.budget.search import Limit

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from minigpts import params
 from minigpts.errors import UserError, exit_cleanly
+
+FLAGS = {
+    "tokenizer": "a checkpoint's tokenizer.json",
+    "text": "parquet file with a column 'text'",
+    "out": "parquet file to write: token_id, token, count",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage with the flags of dvc.yaml. It has no parameters and imports no torch."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="a checkpoint's tokenizer.json")
-    parser.add_argument("--text", type=Path, required=True, help="parquet file with a column 'text'")
-    parser.add_argument("--out", type=Path, required=True, help="parquet file to write: token_id, token, count")
-    args = parser.parse_args(argv)
+    args = params.flags(argv, __doc__, FLAGS)
 
     from tqdm import tqdm
 

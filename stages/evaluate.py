@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
@@ -13,10 +11,19 @@ from minigpts.model import checkpoint
 
 Params = EvaluateParams  # the evaluate section
 
+FLAGS = {
+    "model": "the checkpoint folder to measure",
+    "base": "the checkpoint folder it came from, to compare with",
+    "validation": "validation text, parquet",
+    "test": "test text, parquet",
+    "questions": "multiple-choice questions, jsonl",
+    "metrics": "where to write the metrics, json",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load the checkpoint as anyone would, in fp32 whatever the machine, and write its metrics; none of one that was skipped."""
-    arguments = _parser().parse_args(argv)
+    arguments = params.flags(argv, __doc__, FLAGS)
     settings = params.read(arguments.params, Params, "evaluate")
     machine = params.read(arguments.params, params.Runtime, "runtime")
     if (arguments.model / checkpoint.SKIPPED).exists():
@@ -40,18 +47,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         **size_metrics(arguments.model, arguments.base),
     }
     artifacts.write_json(arguments.metrics, metrics)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="the checkpoint folder to measure")
-    parser.add_argument("--base", type=Path, required=True, help="the checkpoint folder it came from, to compare with")
-    parser.add_argument("--validation", type=Path, required=True, help="validation text, parquet")
-    parser.add_argument("--test", type=Path, required=True, help="test text, parquet")
-    parser.add_argument("--questions", type=Path, required=True, help="multiple-choice questions, jsonl")
-    parser.add_argument("--metrics", type=Path, required=True, help="where to write the metrics, json")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
-    return parser
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,10 @@ from minigpts import params
 from minigpts.errors import exit_cleanly
 from minigpts.importing.paper_models import PAPER_MODELS, HubModel
 from minigpts.params import require
+
+FLAGS = {
+    "out": "checkpoint folder to write",
+}
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,7 @@ class Params:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters file (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    arguments = parser.parse_args(argv)
+    arguments = params.flags(argv, __doc__, FLAGS)
     options = params.read(arguments.params, Params, "model")
     readers = {"package": from_package, "hub": from_hub, "local": from_local}
     readers["hub" if options.preset else options.source](options, arguments.out)

@@ -10,21 +10,39 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from minigpts import artifacts, params
-from minigpts.errors import exit_cleanly
+from minigpts.errors import UserError, exit_cleanly
 from minigpts.evaluation.params import EvaluateParams
+from minigpts.model import checkpoint
 from minigpts.model.weights import StoredWeights, read_tensors
 from minigpts.training import recipe, resuming
 
 Params = recipe.Recipe  # the finetune section
 
+FLAGS = {
+    "model": "the pruned checkpoint",
+    "train": "parquet of training text",
+    "validation": "parquet of validation text",
+    "parent": "metrics of the parent; recovery is to its validation_bits_per_byte",
+    "out": "checkpoint to write",
+    "metrics": "json to write",
+    "curve": "csv to write",
+}
+OPTIONAL = {
+    "questions": "jsonl of questions; those of split validation are watched, too",
+    "general": "parquet of general text, of which finetune.general_share of the rows are",
+    "teacher": "checkpoint to distil from; without it nothing is, whatever the params say",
+    "scratch": "where an interrupted run is resumed from",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    run(parser(__doc__, Path(".scratch/finetune")).parse_args(argv))
+    run(params.flags(argv, __doc__, FLAGS, OPTIONAL), Path(".scratch/finetune"))
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, default_scratch: Path) -> None:
     """Tune what the flags name by the params they name; tune_parent runs it too."""
+    scratch = args.scratch or default_scratch
     settings = params.read(args.params, Params, "finetune")
     evaluation = params.read(args.params, EvaluateParams, "evaluate")
     runtime = params.read(args.params, params.Runtime, "runtime")
@@ -32,10 +50,12 @@ def run(args: argparse.Namespace) -> None:
     train, validation = (artifacts.read_table(path, ["text"])["text"] for path in (args.train, args.validation))
     questions = [row for row in artifacts.read_jsonl(args.questions) if row["split"] == "validation"] if args.questions else []
     teacher = args.teacher if settings.distillation > 0 else None
+    if teacher is not None and (teacher / checkpoint.SKIPPED).exists():
+        raise UserError(f"params.yaml: finetune.teacher is {teacher.name}, which wasn't tuned; set tune_parent: true")
 
     import torch
 
-    from minigpts.model import checkpoint, packing
+    from minigpts.model import packing
     from minigpts.model.device import device
     from minigpts.training import data, distillation, probe, trainer
 
@@ -46,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     sequences, share = data.draw_sequences(tokenizer, train, packing.boundaries(tokenizer, config), settings, general)
     identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation), "general": general}
     inputs = [args.model, args.train, args.validation, args.parent, args.questions, teacher]
-    state = args.scratch / resuming.fingerprint(identity, filter(None, inputs))
+    state = scratch / resuming.fingerprint(identity, filter(None, inputs))
     watched = trainer.Validation(tokenizer, validation, evaluation.sequence_length, parent, questions)
     teaching = distillation.load_teacher(teacher, args.model, settings.distillation) if teacher else None
     rate, tried = settings.learning_rate, dict[float, float]()
@@ -74,29 +94,9 @@ def run(args: argparse.Namespace) -> None:
     artifacts.write_csv(args.curve, recipe.curve_rows(result.curve, parent))
     epochs = result.curve[-1].tokens / (len(sequences) * settings.sequence_length) * share  # every source at its own share
     artifacts.write_json(args.metrics, recipe.summary(result.curve, result.stop_reason, parent, epochs, rate, tried))
-    artifacts.discard(args.scratch)
+    artifacts.discard(scratch)
     for line in recipe.warnings(result.curve):
         print(f"warning: {line}", file=sys.stderr)
-
-
-def parser(description: str | None, scratch: Path) -> argparse.ArgumentParser:
-    """The flags, which tune_parent shares."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", type=Path, required=True, help="the pruned checkpoint")
-    parser.add_argument("--train", type=Path, required=True, help="parquet of training text")
-    parser.add_argument("--validation", type=Path, required=True, help="parquet of validation text")
-    parser.add_argument(
-        "--parent", type=Path, required=True, help="metrics of the parent; recovery is to its validation_bits_per_byte"
-    )
-    parser.add_argument("--questions", type=Path, help="jsonl of questions; those of split validation are watched, too")
-    parser.add_argument("--general", type=Path, help="parquet of general text, of which finetune.general_share of the rows are")
-    parser.add_argument("--teacher", type=Path, help="checkpoint to distil from; without it nothing is, whatever the params say")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
-    parser.add_argument("--metrics", type=Path, required=True, help="json to write")
-    parser.add_argument("--curve", type=Path, required=True, help="csv to write")
-    parser.add_argument("--scratch", type=Path, default=scratch, help="where an interrupted run is resumed from")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
-    return parser
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpts import artifacts, params
@@ -15,6 +14,19 @@ from minigpts.pruning.params import Params as PruneParams
 
 if TYPE_CHECKING:
     from minigpts.budget.damage import DamageMeter
+
+INPUTS = {
+    "model": "the parent's checkpoint folder",
+    "stats": "what profile_activations wrote",
+    "counts": "what count_tokens wrote",
+    "text": "calibration text, parquet with a column 'text'",
+}
+FLAGS = {
+    **INPUTS,
+    "budget": "what check_budget wrote",
+    "curves": "the curves to write, json",
+}
+OPTIONAL = {"keep-terms": "terms whose tokens are kept, a json list; without it, none"}
 
 
 @dataclass(frozen=True)
@@ -29,10 +41,7 @@ class Params:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Without a budget, write that there are no curves; else measure them."""
-    parser = inputs_parser(__doc__)
-    parser.add_argument("--budget", type=Path, required=True, help="what check_budget wrote")
-    parser.add_argument("--curves", type=Path, required=True, help="the curves to write, json")
-    arguments = parser.parse_args(argv)
+    arguments = params.flags(argv, __doc__, FLAGS, OPTIONAL)
     damage = params.read(arguments.params, Params, "damage")
     pruning = params.read(arguments.params, PruneParams, "prune_neurons")
     runtime = params.read(arguments.params, params.Runtime, "runtime")
@@ -44,20 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     curves.write(arguments.curves, measured)
 
 
-def inputs_parser(description: str | None) -> argparse.ArgumentParser:
-    """The flags for what every measurement needs."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", type=Path, required=True, help="the parent's checkpoint folder")
-    parser.add_argument("--stats", type=Path, required=True, help="what profile_activations wrote")
-    parser.add_argument("--counts", type=Path, required=True, help="what count_tokens wrote")
-    parser.add_argument("--keep-terms", type=Path, help="terms whose tokens stay, a json list; without it, none")
-    parser.add_argument("--text", type=Path, required=True, help="calibration text, parquet with a column 'text'")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
-    return parser
-
-
 def damage_meter(arguments: argparse.Namespace, damage: Params, pruning: PruneParams, runtime: params.Runtime) -> DamageMeter:
-    """What measures trial cuts, from what :func:`inputs_parser`'s flags lead to."""
+    """What measures trial cuts, from what the flags :data:`INPUTS` name."""
     from minigpts.budget.damage import DamageMeter, split
     from minigpts.model.device import device
     from minigpts.pruning import cutting

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from minigpts import artifacts, params
@@ -11,20 +10,22 @@ from minigpts.budget import curves, plan
 from minigpts.errors import UserError, exit_cleanly
 from minigpts.pruning.params import Params as PruneParams
 from stages.check_budget import Params
+from stages.measure_damage import INPUTS, OPTIONAL, damage_meter
 from stages.measure_damage import Params as DamageParams
-from stages.measure_damage import damage_meter, inputs_parser
 
+FLAGS = {
+    **INPUTS,
+    "curves": "what measure_damage wrote",
+    "plan": "the plan to write, json",
+    "metrics": "its figures to write, json",
+    "table": "what was measured, and what the plan takes of it, to write, csv",
+}
 NO_ROWS = [{"kind": "none", "level": 0, "bytes_freed": 0, "damage": 0.0, "chosen": False}]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Without a target, say so and be done; else choose, show and write the plan."""
-    parser = inputs_parser(__doc__)
-    parser.add_argument("--curves", type=Path, required=True, help="what measure_damage wrote")
-    parser.add_argument("--plan", type=Path, required=True, help="the plan to write, json")
-    parser.add_argument("--metrics", type=Path, required=True, help="its figures to write, json")
-    parser.add_argument("--table", type=Path, required=True, help="what was measured, and what is taken of it, to write, csv")
-    arguments = parser.parse_args(argv)
+    arguments = params.flags(argv, __doc__, FLAGS, OPTIONAL)
     settings = params.read(arguments.params, Params, "budget")
     damage = params.read(arguments.params, DamageParams, "damage")
     pruning = params.read(arguments.params, PruneParams, "prune_neurons")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +11,15 @@ from minigpts.corpus.document import Corpus
 from minigpts.corpus.settings import Settings
 from minigpts.errors import UserError, exit_cleanly
 
+FLAGS = {
+    "out": "folder for the five parquet files, mcq.jsonl, keep_terms.json",
+    "metrics": "JSON file for counts, sizes and the leak check",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the corpus, prepare it, write the four tables, the general text, the questions, the terms to keep and the metrics."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the five parquet files, mcq.jsonl, keep_terms.json")
-    parser.add_argument("--metrics", type=Path, required=True, help="JSON file for counts, sizes and the leak check")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
-    args = parser.parse_args(argv)
+    args = params.flags(argv, __doc__, FLAGS)
     settings = params.read(args.params, Settings, "dataset")
 
     from minigpts.corpus import general_text

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
 from minigpts.model.weights import write_tensors
+
+FLAGS = {
+    "model": "the parent's checkpoint folder",
+    "text": "calibration text, parquet with a column 'text'",
+    "out": "statistics to write, safetensors",
+}
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,7 @@ class Params:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Profile: load the text and the model, stream one through the other, save the statistics."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="the parent's checkpoint folder")
-    parser.add_argument("--text", type=Path, required=True, help="calibration text, parquet with a column 'text'")
-    parser.add_argument("--out", type=Path, required=True, help="statistics to write, safetensors")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
-    arguments = parser.parse_args(argv)
+    arguments = params.flags(argv, __doc__, FLAGS)
     settings = params.read(arguments.params, Params, "profile")
     runtime = params.read(arguments.params, params.Runtime, "runtime")
 

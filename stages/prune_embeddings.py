@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,18 @@ from numpy.typing import NDArray
 from minigpts import params
 from minigpts.errors import UserError, exit_cleanly
 from minigpts.model.weights import StoredWeights, num_parameters
+
+FLAGS = {
+    "model": "checkpoint folder to start from",
+    "counts": "what count_tokens wrote",
+    "out": "checkpoint folder to write",
+    "metrics": "JSON file to write",
+}
+OPTIONAL = {
+    "keep-terms": "terms whose tokens stay, a json list; without it, none",
+    "validation": "validation text, parquet, only to warn of words that now take more tokens",
+    "plan": "what plan_budget wrote; without it, embedding_threshold holds",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Params:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage with the flags of dvc.yaml."""
-    args = _parser().parse_args(argv)
+    args = params.flags(argv, __doc__, FLAGS, OPTIONAL)
     threshold = params.read(args.params, Params, None, top_level=("embedding_threshold",)).embedding_threshold
 
     from minigpts import artifacts
@@ -88,19 +98,6 @@ def _index_map(tokens: Sequence[str | None], count: NDArray[np.int64], reasons: 
         "new_id": [new_ids.get(old, -1) for old in ids],
         "reason": [reasons.get(old) for old in ids],
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder to start from")
-    parser.add_argument("--counts", type=Path, required=True, help="what count_tokens wrote")
-    parser.add_argument("--keep-terms", type=Path, help="terms whose tokens stay, a json list; without it, none")
-    parser.add_argument("--validation", type=Path, help="validation text, parquet, only to warn of words that now take more tokens")
-    parser.add_argument("--plan", type=Path, help="what plan_budget wrote; without it, embedding_threshold holds")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
-    return parser
 
 
 if __name__ == "__main__":

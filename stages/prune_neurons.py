@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
 from minigpts.model.weights import StoredWeights
 from minigpts.pruning.params import ByPlan, ByThreshold, Params
+
+FLAGS = {
+    "model": "the parent's checkpoint folder",
+    "stats": "what profile_activations wrote",
+    "text": "calibration text for the refit, parquet",
+    "out": "checkpoint folder to write",
+    "metrics": "metrics to write, json",
+    "widths": "layer widths to write, csv",
+}
+OPTIONAL = {
+    "plan": "what plan_budget wrote; without it, threshold, heads and layers hold",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Quiet:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load the statistics and the model, choose, cut, refit, save."""
-    arguments = _parser().parse_args(argv)
+    arguments = params.flags(argv, __doc__, FLAGS, OPTIONAL)
     settings = params.read(arguments.params, Params, "prune_neurons")
     threshold = params.read(arguments.params, Quiet, None, top_level=("threshold",)).threshold
     runtime = params.read(arguments.params, params.Runtime, "runtime")
@@ -52,19 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = cutting.metrics(cut, parent.stored, pruned, parent.spec)
     artifacts.write_json(arguments.metrics, {**found, "computed_on": computed_on(where)})
     artifacts.write_csv(arguments.widths, index_maps.layer_widths(cut))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="the parent's checkpoint folder")
-    parser.add_argument("--stats", type=Path, required=True, help="what profile_activations wrote")
-    parser.add_argument("--text", type=Path, required=True, help="calibration text for the refit, parquet")
-    parser.add_argument("--plan", type=Path, help="what plan_budget wrote; without it, threshold, heads and layers hold")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--metrics", type=Path, required=True, help="metrics to write, json")
-    parser.add_argument("--widths", type=Path, required=True, help="layer widths to write, csv")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
-    return parser
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpts import artifacts, params
@@ -17,6 +16,18 @@ if TYPE_CHECKING:
     from minigpts.reporting.figures import Picture
 
 METRICS = ("dataset", "plan", "prune_neurons", "prune_embeddings", "finetune", "base", "tuned_parent", "pruned", "finetuned")
+
+FLAGS = {
+    "base": "the parent's checkpoint folder",
+    "finetuned": "the child's checkpoint folder",
+    "stats": "activation_stats.safetensors",
+    "counts": "token_counts.parquet",
+    "plan": "what plan_budget wrote: where a plan decided, no threshold did",
+    "metrics": "folder of the stages' metrics, with plots/ in it",
+    "summary": "summary.json to write",
+    "figures": "folder to write the PNG figures in",
+    "page": "HTML page to write",
+}
 
 
 @dataclass(frozen=True)
@@ -37,18 +48,7 @@ class Params:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read everything, make everything, then write everything."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, required=True, help="the parent's checkpoint folder")
-    parser.add_argument("--finetuned", type=Path, required=True, help="the child's checkpoint folder")
-    parser.add_argument("--stats", type=Path, required=True, help="activation_stats.safetensors")
-    parser.add_argument("--counts", type=Path, required=True, help="token_counts.parquet")
-    parser.add_argument("--plan", type=Path, required=True, help="what plan_budget wrote: where a plan decided, no threshold did")
-    parser.add_argument("--metrics", type=Path, required=True, help="folder of the stages' metrics, with plots/ in it")
-    parser.add_argument("--summary", type=Path, required=True, help="summary.json to write")
-    parser.add_argument("--figures", type=Path, required=True, help="folder to write the PNG figures in")
-    parser.add_argument("--page", type=Path, required=True, help="HTML page to write")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
-    args = parser.parse_args(argv)
+    args = params.flags(argv, __doc__, FLAGS)
     values = params.read(args.params, Params, "report", top_level=("threshold", "embedding_threshold"))
 
     from minigpts.budget import plan

@@ -23,9 +23,9 @@ class Params:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Tune, or leave a note that there is nothing to compare with."""
-    arguments = finetune.parser(__doc__, Path(".scratch/tune_parent")).parse_args(argv)
+    arguments = params.flags(argv, __doc__, finetune.FLAGS, finetune.OPTIONAL)
     if params.read(arguments.params, Params, None, top_level=("tune_parent",)).tune_parent:
-        finetune.run(arguments)
+        finetune.run(arguments, Path(".scratch/tune_parent"))
         return
     with artifacts.replacing(arguments.out) as folder:
         folder.mkdir()

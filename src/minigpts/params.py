@@ -7,8 +7,10 @@ and writes it: ``no``, ``on`` and ``12:30`` are text, ``1e-05`` and ``0o7`` are 
 
 from __future__ import annotations
 
+import argparse
 import math
 import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -47,6 +49,22 @@ class Runtime:
     def __post_init__(self) -> None:
         require(self.batch_tokens >= 1, "runtime.batch_tokens must be ≥ 1", self.batch_tokens)
         require(self.num_threads is None or self.num_threads >= 1, "runtime.num_threads must be ≥ 1", self.num_threads)
+
+
+def flags(
+    argv: Sequence[str] | None, description: str | None, required: Mapping[str, str], optional: Mapping[str, str] | None = None
+) -> argparse.Namespace:
+    """Parse a stage's command: a path for each flag, by name with what ``--help`` says of it, and ``--params``.
+
+    ``argv`` None takes the process's own arguments. An ``optional`` flag that isn't given is None.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    for name, meaning in required.items():
+        parser.add_argument(f"--{name}", type=Path, required=True, help=meaning)
+    for name, meaning in (optional or {}).items():
+        parser.add_argument(f"--{name}", type=Path, help=meaning)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    return parser.parse_args(argv)
 
 
 def require(condition: bool, rule: str, got: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minigpts.params import require
+from minigpts.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -15,4 +15,5 @@ class EvaluateParams:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.sequence_length >= 1, "evaluate.sequence_length must be ≥ 1", self.sequence_length)
+        if self.sequence_length < 1:
+            raise UserError(f"params.yaml: evaluate.sequence_length must be ≥ 1, got {self.sequence_length}")
