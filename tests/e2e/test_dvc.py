@@ -101,7 +101,6 @@ def test_temp_runs_the_snapshots_code_and_gives_the_same_bytes(project):
 @pytest.mark.parametrize(
     ("settings", "failing", "message"),
     [
-        (["threshold=-1"], "prune_neurons", "error: params.yaml: threshold must be ≥ 0, got -1"),
         (
             ["threshold=1e9", "prune_neurons.allocation=per_layer", "prune_neurons.refit=none"],
             "prune_neurons",
@@ -120,6 +119,7 @@ def test_bad_input_is_one_line_and_checkout_brings_everything_back(project, sett
     assert len(errors) == 1
     assert errors[0].startswith(message)
     assert "Traceback" not in output
+    assert contents(project.folder) != at_first  # DVC removes a stage's outs before it runs
     project.restore()
     assert contents(project.folder) == at_first
     assert UP_TO_DATE in project.dvc("repro")
