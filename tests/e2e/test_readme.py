@@ -20,7 +20,7 @@ def section(title: str) -> str:
 
 
 def test_the_commands_of_an_experiment(tmp_path):
-    """In their order, as they stand: each ends well, and the sweep's experiments come to their end."""
+    """In their order: each ends well, and leaves nothing but metrics for git. Starting the queue is test_frontier's."""
     project = StandIn(tmp_path)
     project.dvc("repro")
     project.commit("the run")
@@ -41,6 +41,8 @@ def test_the_commands_of_an_experiment(tmp_path):
             assert done.returncode == 0, f"{command}: {done.stdout}"
     queued = project.dvc("queue", "status")
     assert queued.count("Queued") == 3
+    left = project.git("ls-files", "--others", "--exclude-standard").split()
+    assert [path for path in left if not path.startswith("metrics/")] == []
 
 
 def test_the_python_lines(tmp_path, monkeypatch, capsys):
