@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 
-import pytest
-
 from tests import tiny
 from tests.e2e.project import DVC_SECONDS, ROOT
 from tests.e2e.stand_in import StandIn
@@ -52,9 +50,3 @@ def test_the_python_lines(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(lines, "README.md", "exec"), {})
     assert "user What is anemia?" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("target", ["repro", "test", "chat"])
-def test_the_targets_of_make_are_there(target):
-    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
