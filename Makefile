@@ -33,7 +33,7 @@ chat: $(READY)  ## talk to the child in this terminal; with PARENT=1 the parent 
 	@python -m minigpts.reporting.chat $(if $(PARENT),--parent data/checkpoints/base)
 
 test: $(READY)  ## the tests: unit, pipeline, end to end
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 checks: $(READY)  ## linter and type checker
 	ruff check .

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,19 @@ class Repository:
 def _commit(folder: Path) -> str:
     digest = hashlib.sha1()
     for path in sorted(folder.iterdir()):
-        digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+        digest.update(f"{path.name} {_digest(path, 'sha1')} ".encode())
     return digest.hexdigest()
+
+
+def _digest(path: Path, kind: str) -> str:
+    stat = path.stat()
+    return _digest_of_state(path, kind, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _digest_of_state(path: Path, kind: str, size: int, changed: int) -> str:
+    """Hashed once as it stands: one download asks for it a dozen times."""
+    return hashlib.new(kind, path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -109,17 +120,17 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         api = re.fullmatch(rf"/api/(?:models/)?{REPOSITORY}(?:/(revision|tree|discussions|auth-check)(?:/([^/]+)(/.+)?)?)?", path)
         file = re.fullmatch(rf"/{REPOSITORY}/resolve/([^/]+)/(.+)", path)
-        found = api or file
-        repository = self.hub.repositories.get(found[1]) if found else None
+        asked = api or file
+        repository = self.hub.repositories.get(asked[1]) if asked else None
         if self.hub.portal:
             self._send(200, {"Content-Type": "text/html"}, b"<html>Please log in.</html>")
         elif self.hub.error:
             self._send(self.hub.error)
-        elif repository is None:  # the real one doesn't tell strangers which names are taken, either
+        elif asked is None or repository is None:  # the real one doesn't tell strangers which names are taken, either
             self._send(401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
         elif api and api[2] == "discussions":
             self._send_json(_discussions(repository))
-        elif (commit := repository.commit(unquote((api[3] if api else file[2]) or "main"))) is None:
+        elif (commit := repository.commit(unquote(asked[3 if api else 2] or "main"))) is None:
             self._send(404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
         elif api and api[2] in (None, "revision"):
             self._send_json({"id": api[1].removeprefix("datasets/"), "sha": commit, "siblings": []})
@@ -132,10 +143,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(status, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."})
         elif api:
             self._send(200)
-        elif not (target := repository.folder(commit) / unquote(file[3])).is_file():
+        elif not (target := repository.folder(commit) / unquote(asked[3])).is_file():
             self._send(404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": commit})
         else:
-            self._send_file(target.read_bytes(), commit)
+            self._send_file(target, commit)
 
     def _record(self, file_bytes: int = 0) -> None:
         if "/us/" not in self.path:
@@ -158,10 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def _send_file(self, content: bytes, commit: str) -> None:
-        first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "bytes=0-").groups()
+    def _send_file(self, path: Path, commit: str) -> None:
+        content = path.read_bytes()
+        ((first, last),) = re.findall(r"^bytes=(\d+)-(\d*)$", self.headers.get("Range") or "bytes=0-")
         start, end = int(first), min(int(last or len(content)), len(content) - 1) + 1
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{_digest(path, "sha256")}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         headers |= {"Content-Length": str(end - start)}
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
@@ -177,8 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _entry(path: Path) -> dict[str, object]:
-    content = path.read_bytes()
-    return {"type": "file", "path": path.name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+    return {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": _digest(path, "sha1")}
 
 
 def _discussions(repository: Repository) -> dict[str, object]:
@@ -206,7 +217,7 @@ def environment(url: str, cache: Path, **more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": paths, "HF_ENDPOINT": url, "HF_HOME": str(cache), "OMP_NUM_THREADS": "1", **more}
 
 
-def in_this_process(patch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
+def in_this_process(patch: pytest.MonkeyPatch, url: str, cache: Path, **more: str) -> None:
     """The same for the running process, whose client has read its environment long ago."""
     from huggingface_hub import constants
 
@@ -215,8 +226,10 @@ def in_this_process(patch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
         "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_CACHE": str(cache / "hub"),
         "HF_TOKEN_PATH": str(cache / "token"),
-        "HF_HUB_OFFLINE": False,
+        "HF_HUB_OFFLINE": more.get("HF_HUB_OFFLINE") == "1",
     }
     for constant, value in values.items():
         patch.setattr(constants, constant, value)
     patch.delenv("HF_TOKEN", raising=False)
+    for name, value in more.items():
+        patch.setenv(name, value)

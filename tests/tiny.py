@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -48,7 +49,7 @@ def sentences(count: int, seed: int = 0) -> list[str]:
 
 # One small config of every family, its sizes odd on purpose: nothing may depend on a power of two, and no two sizes are equal
 # that could be mistaken for one another. Windows are shorter than the tests' sequences, softcaps low enough to bend the logits.
-FAMILIES: dict[str, dict[str, object]] = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2, "head_dim": 10, "tie_word_embeddings": True},
     "mistral": {"num_key_value_heads": 2, "sliding_window": 12},
     "qwen2": {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1},
@@ -80,7 +81,7 @@ FAMILIES: dict[str, dict[str, object]] = {
 PADDING_ROWS = {"phi": 21, "gpt_neox": 5}
 
 # What else a family's checkpoints differ in: (family, changes to the config above).
-VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in FAMILIES},
     "llama untied, biased": ("llama", {"tie_word_embeddings": False, "mlp_bias": True, "attention_bias": True}),
     "llama of equal heads": ("llama", {"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 8}),
@@ -114,7 +115,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def config(family: str, vocab_size: int, **changes: object) -> PreTrainedConfig:
+def config(family: str, vocab_size: int, **changes: Any) -> PreTrainedConfig:
     """Three odd-sized layers of a family of :data:`FAMILIES`, with ``changes``."""
     values = {
         "vocab_size": vocab_size,
@@ -132,12 +133,12 @@ def config(family: str, vocab_size: int, **changes: object) -> PreTrainedConfig:
     return AutoConfig.for_model(family, **values)
 
 
-def llama_config(vocab_size: int, **changes: object) -> PreTrainedConfig:
+def llama_config(vocab_size: int, **changes: Any) -> PreTrainedConfig:
     """Grouped-query attention, tied embeddings."""
     return config("llama", vocab_size, **changes)
 
 
-def opt_config(vocab_size: int, **changes: object) -> PreTrainedConfig:
+def opt_config(vocab_size: int, **changes: Any) -> PreTrainedConfig:
     """One up-projection, ReLU, biases."""
     return config("opt", vocab_size, **changes)
 
@@ -165,13 +166,13 @@ def write_tokenizer(directory: Path, vocab_size: int = 480) -> int:
 
 
 def write_checkpoint(
-    directory: Path, family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object
+    directory: Path, family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Path:
     """A whole checkpoint folder with seeded random weights, large enough that every logit depends on every part."""
     scratch = directory.with_name(f"{directory.name}-tokenizer")
     scratch.mkdir(parents=True)
     vocab_size = write_tokenizer(scratch) + PADDING_ROWS.get(family, 0)
-    settings = config(family, **{"vocab_size": vocab_size, **changes})
+    settings = config(family, changes.pop("vocab_size", vocab_size), **changes)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
     settings.architectures, settings.dtype = [type(model).__name__], dtype

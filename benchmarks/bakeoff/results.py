@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigpts.reporting.figures import Picture
 from minigpts.reporting.style import Theme
@@ -80,7 +80,7 @@ def picture(lines: Lines) -> Picture:
             below = [mean - min(values.values()) for mean, (_, values) in zip(means, points, strict=True)]
             above = [max(values.values()) - mean for mean, (_, values) in zip(means, points, strict=True)]
             known = criterion in COLOURS
-            style = {
+            style: dict[str, Any] = {
                 "color": COLOURS.get(criterion, theme.parent),
                 "linestyle": ":" if not known else "-" if refit != "none" else "--",
                 "marker": "o" if known else PEER_MARKERS[peers.index(criterion) % len(PEER_MARKERS)],

@@ -2,8 +2,8 @@
 
 python -m benchmarks.experiments.learning_rates [--rates 5e-5 1e-4 2e-4 4e-4] [--set KEY=VALUE …]
 
-Runs the finetune stage once a rate and once with none, each a DVC experiment, after what it needs (`dvc repro prune_embeddings
-evaluate@base`), and prints a table of validation bits per byte. ``--set`` passes on further params, such as finetune.max_tokens.
+Runs the pipeline once a rate and once with none, each a DVC experiment that takes all but the tuning from the cache where `dvc
+repro` has been run, and prints a table of validation bits per byte. ``--set`` passes on further params (finetune.max_tokens …).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--hours", type=float, default=12, help="before a run is given up (default: %(default)s)")
     args = parser.parse_args(argv)
     names = {queue.named("rate", rate, *args.settings): rate for rate in (*args.rates, FOUND)}
-    queue.queue({name: [f"finetune.learning_rate={rate}", *args.settings] for name, rate in names.items()}, ["finetune"])
+    queue.queue({name: [f"finetune.learning_rate={rate}", *args.settings] for name, rate in names.items()})
     queue.work_off(list(names), args.hours, "rate")
     rows = []
     for name in queue.finished(names):

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from minigpts.errors import UserError
 
 RUNNING = ("queued", "running")
-POLL_SECONDS = 2
-ROUNDS_WITHOUT_WORKER = 30  # looks at a queue in which something waits and nothing works, before it is given up
+POLL_SECONDS = 10  # a look costs 2.5 s of a core, which the experiments need
+ROUNDS_WITHOUT_WORKER = 12  # looks at a queue in which something waits and nothing works, before it is given up
 
 
 def dvc(*arguments: str) -> str:

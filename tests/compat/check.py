@@ -62,7 +62,7 @@ def readings(python: Path, scratch: Path, texts: Sequence[str], folders: Mapping
     out = scratch / f"found-{python.parents[1].name}"
     (scratch / "texts.json").write_text(json.dumps(texts))
     settings = {"HF_HOME": f"{out}-home", "HF_MODULES_CACHE": f"{out}-modules", "HF_HUB_OFFLINE": "1"}
-    command = [python, "-I", READER, out, scratch / "texts.json", *folders.values()]
+    command = [str(part) for part in (python, "-I", READER, out, scratch / "texts.json", *folders.values())]
     subprocess.run(command, env={**os.environ, **settings}, check=True)
     return json.loads(Path(f"{out}.json").read_text()), read_tensors(Path(f"{out}.safetensors"))
 

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -18,18 +19,18 @@ SEQUENCE = 48  # ids of the forward pass, the tokenizer's own from 3 on: longer 
 MAX_LENGTH = 512  # tokens of a text that are scored
 MESSAGES = [{"role": "system", "content": "You know organs."}, {"role": "user", "content": "Where is the heart?"}]
 
-sys.modules["minigpts"] = None  # wherever it may be installed, importing it fails
+sys.modules["minigpts"] = None  # type: ignore[assignment]  # wherever it may be installed, importing it fails
 
 
-def load(kind, folder):
-    options = {"torch_dtype": torch.float32, "output_loading_info": True}
+def load(kind: Any, folder: Path) -> tuple[Any, list[str]]:
+    options: dict[str, Any] = {"torch_dtype": torch.float32, "output_loading_info": True}
     if json.loads((folder / "config.json").read_text()).get("attn_logit_softcapping") is not None:
         options["attn_implementation"] = "eager"  # 4 takes one that ignores it: see minigpts/model/transformers4.py
     model, info = kind.from_pretrained(folder, trust_remote_code=True, **options)
     return model.eval(), sorted(f"{problem} {name}" for problem, names in info.items() for name in names)
 
 
-def read_tokenizer(folder, texts):
+def read_tokenizer(folder: Path, texts: list[str]) -> tuple[Any, dict[str, Any]]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = [tokenizer(text)["input_ids"] for text in texts]
     roles = {role: tokenizer.convert_tokens_to_ids(token) for role, token in tokenizer.special_tokens_map.items()}
@@ -46,13 +47,13 @@ def read_tokenizer(folder, texts):
     }
 
 
-def generate(model, tokenizer, text):
+def generate(model: Any, tokenizer: Any, text: str) -> list[list[int]]:
     """Greedy, as the tokenizer's output goes into the model, and so that nothing but the folder's settings decides."""
     inputs = tokenizer(text, return_tensors="pt")
     return model.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False).tolist()
 
 
-def bits_per_byte(model, tokenizer, texts):
+def bits_per_byte(model: Any, tokenizer: Any, texts: list[str]) -> float:
     """Of all texts, each scored from its second token on."""
     nats, num_bytes = 0.0, 0
     for text in texts:
@@ -64,7 +65,7 @@ def bits_per_byte(model, tokenizer, texts):
     return nats / math.log(2) / num_bytes
 
 
-def read(folder, texts):
+def read(folder: Path, texts: list[str]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     tokenizer, facts = read_tokenizer(folder, texts)
     model, problems = load(AutoModelForCausalLM, folder)
     if hasattr(model.config, "auto_map"):
@@ -85,9 +86,10 @@ def read(folder, texts):
     return facts, tensors
 
 
-def main(out, texts, folders):
+def main(out: Path, texts: list[str], folders: list[Path]) -> None:
     torch.set_grad_enabled(False)
-    facts, tensors = {"version": transformers.__version__}, {}
+    facts: dict[str, Any] = {"version": transformers.__version__}
+    tensors: dict[str, torch.Tensor] = {}
     for folder in folders:
         try:
             facts[str(folder)], found = read(folder, texts)

@@ -44,12 +44,14 @@ class ThereAndBack:
 @pytest.fixture(scope="session")
 def other_threshold(first_run: FirstRun) -> ThereAndBack:
     """Another threshold's experiment, and the way back."""
-    found = []
-    for threshold in (OTHER_THRESHOLD, TINY["threshold"]):
-        output = first_run.project.dvc("exp", "run", "-S", f"threshold={threshold}")
-        found += [output, contents(first_run.project.folder)]
-    first_run.project.restore()
-    return ThereAndBack(*found)
+    project = first_run.project
+
+    def run(threshold: object) -> tuple[str, dict[str, str]]:
+        return project.dvc("exp", "run", "-S", f"threshold={threshold}"), contents(project.folder)
+
+    there, back = run(OTHER_THRESHOLD), run(TINY["threshold"])
+    project.restore()
+    return ThereAndBack(*there, *back)
 
 
 @pytest.fixture

@@ -60,7 +60,8 @@ def write_inputs(folder: Path) -> None:
         {"question": f"{text} Which organ is it?", "choices": tiny.WORDS[row : row + 4], "answer": row % 4}
         for row, text in enumerate(tiny.sentences(12, seed=5))
     ]
-    for name, rows in {"texts": [{"text": text} for text in tiny.sentences(120)], "questions": questions}.items():
+    texts: list[dict[str, Any]] = [{"text": text} for text in tiny.sentences(120)]
+    for name, rows in {"texts": texts, "questions": questions}.items():
         (folder / f"inputs/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -144,6 +145,7 @@ class Project:
         """Commit everything that git doesn't ignore."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", message)
+        self.committed = contents(self.folder)
 
     def dvc(self, *arguments: str, fails: bool = False) -> str:
         """Run DVC to its end; give what it and the stages print."""
@@ -164,7 +166,7 @@ class Project:
             )
             deadline = time.monotonic() + DVC_SECONDS
             while not markers and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.002)
+                time.sleep(0.02)  # polling faster took a core from the stages
                 markers = list(self.folder.glob(".scratch/finetune/*/checkpoint-*/curve.jsonl"))
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -177,7 +179,8 @@ class Project:
         """Back to the last commit and its data, as a user would."""
         self.git("checkout", "--", ".")
         self.git("clean", "--quiet", "--force", "inputs")
-        self.dvc("checkout")
+        if contents(self.folder) != self.committed:
+            self.dvc("checkout")
 
     def experiment(self, name: str) -> str:
         """The commit of a named experiment; empty while there is none."""

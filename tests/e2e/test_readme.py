@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 
-import pytest
-
 from tests import tiny
 from tests.e2e.project import DVC_SECONDS, ROOT
 from tests.e2e.stand_in import StandIn
@@ -20,7 +18,7 @@ def section(title: str) -> str:
 
 
 def test_the_commands_of_an_experiment(tmp_path):
-    """In their order, as they stand: each ends well, and the sweep's experiments come to their end."""
+    """In their order: each ends well, and leaves nothing but metrics for git. Starting the queue is test_frontier's."""
     project = StandIn(tmp_path)
     project.dvc("repro")
     project.commit("the run")
@@ -41,6 +39,8 @@ def test_the_commands_of_an_experiment(tmp_path):
             assert done.returncode == 0, f"{command}: {done.stdout}"
     queued = project.dvc("queue", "status")
     assert queued.count("Queued") == 3
+    left = project.git("ls-files", "--others", "--exclude-standard").split()
+    assert [path for path in left if not path.startswith("metrics/")] == []
 
 
 def test_the_python_lines(tmp_path, monkeypatch, capsys):
@@ -50,9 +50,3 @@ def test_the_python_lines(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(lines, "README.md", "exec"), {})
     assert "user What is anemia?" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("target", ["repro", "test", "chat"])
-def test_the_targets_of_make_are_there(target):
-    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

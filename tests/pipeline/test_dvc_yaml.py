@@ -240,12 +240,6 @@ def test_no_out_persists():
     assert not [value for value in settings if "persist" in value]
 
 
-def test_the_gate_runs_the_readmes_test_command():
-    assert "make test" in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
-    recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert recipe and recipe[1].strip() == "python -m pytest"
-
-
 def test_only_evaluation_reads_the_test_text():
     """Whatever else read it could be chosen by it."""
     readers = [stage for stage, step in DVC_YAML.items() if "data/prepared/test.parquet" in step["deps"]]

@@ -41,8 +41,15 @@ def test_what_making_them_raises_comes_out_after_what_was_made():
 
 
 def test_one_who_stops_early_leaves_no_thread_behind():
-    before = threading.active_count()
-    items = ahead(range(100))
+    threads = set()
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            threads.add(threading.current_thread())
+            yield number
+
+    items = ahead(numbers())
     assert next(items) == 0
     items.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
+    (thread,) = threads
+    assert not thread.is_alive()

@@ -42,7 +42,7 @@ SECTIONS: dict[str, Any] = {
 class Project:
     """Folder with a parent of a family, its profile, counts (of half the texts, so that some tokens never occur) and text."""
 
-    def __init__(self, folder: Path, family: str = "llama", **changes: object) -> None:
+    def __init__(self, folder: Path, family: str = "llama", **changes: Any) -> None:
         self.folder, self.base = folder, tiny.write_checkpoint(folder / "base", family, **changes)
         model = checkpoint.load_model(self.base, torch.float32)
         tokenizer = checkpoint.load_fast_tokenizer(self.base)

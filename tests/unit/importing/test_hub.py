@@ -1,4 +1,4 @@
-"""The real client against a hub on loopback, in processes of its own: it reads its environment when it is imported."""
+"""The real client against a hub on loopback; a process of its own shows that it takes hub, cache and token from its environment."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.hub_server import Hub, Repository, environment
+from minigpts.errors import UserError
+from minigpts.importing import hub as downloads
+from minigpts.importing.paper_models import HubModel
+from tests.hub_server import Hub, Repository, environment, in_this_process
 
 MIB = 1 << 20
-NO_WAITING = "import time; time.sleep = lambda seconds: None\n"  # between the client's attempts
+FAILED = "the download failed; check the network, and HF_ENDPOINT where it is set ("
 DOWNLOAD = """
 import sys
 from minigpts.errors import exit_cleanly
@@ -73,34 +78,24 @@ def hub(repositories: dict[str, Repository]) -> Iterator[Hub]:
 
 
 class Client:
-    """Runs downloads, each in a process of its own, with one cache."""
+    """Runs downloads with one cache, without waiting between the client's attempts."""
 
     def __init__(self, url: str, cache: Path) -> None:
         self.url, self.cache = url, cache
 
-    def run(self, repo_id: str, revision: str = "main", program: str = DOWNLOAD, **env: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-c", program, repo_id, revision],
-            env=environment(self.url, self.cache, **env),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def download(self, repo_id: str, revision: str = "main", or_conversion: bool = False, **env: str) -> Path:
+        """The folder; ``env`` is what the environment says of the client."""
+        with pytest.MonkeyPatch.context() as patch:
+            in_this_process(patch, self.url, self.cache, **env)
+            patch.setattr(time, "sleep", lambda seconds: None)
+            return downloads.download(HubModel(repo_id, revision, or_conversion))
 
-    def download(self, *arguments: str, **env: str) -> Path:
-        done = self.run(*arguments, **env)
-        assert done.returncode == 0, done.stderr
-        return Path(done.stdout.splitlines()[-1])
-
-    def refused(self, *arguments: str, **env: str) -> str:
-        """The one line that it ends with, ``error: `` cut off."""
-        done = self.run(*arguments, **env)
-        assert done.returncode == 1
-        assert "Traceback" not in done.stderr
-        line = done.stderr.splitlines()[-1]
-        assert line.startswith("error: "), done.stderr
-        return line.removeprefix("error: ")
+    def refused(self, *arguments: str, **options: Any) -> str:
+        """The one line of the refusal."""
+        with pytest.raises(UserError) as caught:
+            self.download(*arguments, **options)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
 
 
 @pytest.fixture
@@ -126,11 +121,12 @@ def test_the_second_fetch_downloads_nothing_and_a_pinned_one_asks_nothing(hub, c
     assert len(hub.requests) == 1
 
 
-def test_a_branch_is_resolved_and_its_commit_said(hub, client):
+def test_a_branch_is_resolved_and_its_commit_said(hub, client, capsys):
     commit = hub.repositories["us/whole"].commit("main")
-    assert f"us/whole@main is commit {commit} today; set model.revision to it" in client.run("us/whole").stdout
-    done = client.run("us/whole", commit)
-    assert done.stdout.splitlines() == [str(client.cache / f"hub/models--us--whole/snapshots/{commit}")]
+    client.download("us/whole")
+    assert capsys.readouterr().out.startswith(f"us/whole@main is commit {commit} today; set model.revision to it")
+    assert client.download("us/whole", commit) == client.cache / f"hub/models--us--whole/snapshots/{commit}"
+    assert capsys.readouterr().out == ""
 
 
 def test_the_shards_of_the_index_are_downloaded_and_nothing_beside_them(client):
@@ -151,7 +147,7 @@ def test_a_cut_download_goes_on_where_it_was_cut(hub, client, weights):
 
 def test_a_connection_that_stays_broken_is_one_line_and_what_came_whole_is_kept(hub, client):
     hub.cut_after, hub.cuts = 1000, 100
-    line = client.refused("us/whole", "main", NO_WAITING + DOWNLOAD)
+    line = client.refused("us/whole")
     assert line.startswith("us/whole@main: the connection broke (")
     hub.cuts = 0
     hub.requests.clear()
@@ -167,6 +163,22 @@ def test_the_token_of_the_environment_opens_a_gated_repository(hub, client):
     hub.requests.clear()
     assert (client.download("us/gated", HF_TOKEN=hub.token) / "model.safetensors").exists()
     assert {request.authorization for request in hub.requests} == {f"Bearer {hub.token}"}
+
+
+def test_a_process_takes_hub_cache_and_token_from_its_environment(hub, tmp_path):
+    def download(**env: str) -> tuple[str, str]:
+        command = [sys.executable, "-c", DOWNLOAD, "us/gated", "main"]
+        told = environment(hub.url, tmp_path / "cache", **env)
+        done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=60, check=False)
+        return (done.stdout.splitlines() or [""])[-1], done.stderr
+
+    folder, error = download(HF_TOKEN=hub.token)
+    assert Path(folder).is_relative_to(tmp_path / "cache"), error
+    assert {request.authorization for request in hub.requests} == {f"Bearer {hub.token}"}
+    hub.requests.clear()
+    assert download(HF_HUB_OFFLINE="1")[0] == folder
+    assert not hub.requests
+    assert download(HF_ENDPOINT="http://[no-address")[1].splitlines()[-1].startswith(f"error: us/gated@main: {FAILED}")
 
 
 @pytest.mark.parametrize(
@@ -210,18 +222,13 @@ def test_what_cannot_be_had_is_one_line(hub, client, weights, repo_id, revision,
     assert hub.file_bytes() < 1000  # refused by the small files
 
 
-def test_the_conversion_that_the_refusal_names_can_be_had_and_a_preset_takes_it(client):
+def test_the_conversion_that_the_refusal_names_can_be_had_and_a_preset_takes_it(client, capsys):
     folder = client.download("us/pickled", "refs/pr/3")
     assert (folder / "model-1.safetensors").exists()
-    as_preset = DOWNLOAD.replace("*sys.argv[1:]", "*sys.argv[1:], or_conversion=True")
-    done = client.run("us/pickled", "main", as_preset)
-    assert "us/pickled@main has pickled weights alone; taking refs/pr/3, the hub's own conversion to safetensors\n" in done.stdout
-    assert done.stdout.splitlines()[-1] == str(folder)
-    assert (
-        client.run("us/unconverted", "main", as_preset)
-        .stderr.splitlines()[-1]
-        .startswith("error: us/unconverted@main: its weights")
-    )
+    assert client.download("us/pickled", or_conversion=True) == folder
+    said = "us/pickled@main has pickled weights alone; taking refs/pr/3, the hub's own conversion to safetensors\n"
+    assert said in capsys.readouterr().out
+    assert client.refused("us/unconverted", or_conversion=True).startswith("us/unconverted@main: its weights")
 
 
 def test_offline_is_fine_with_a_whole_copy_and_one_line_without(hub, client):
@@ -245,12 +252,10 @@ def test_a_hub_that_is_away_is_fine_with_a_whole_copy_and_one_line_without(hub, 
 
 def test_a_hub_that_is_ill_is_one_line(hub, client):
     hub.error = 503
-    line = client.refused("us/whole", "main", NO_WAITING + DOWNLOAD)
+    line = client.refused("us/whole")
     assert line == f"us/whole@main: {hub.url} answers 503 Service Unavailable; try again later"
 
 
 def test_what_is_no_hub_is_one_line(hub, client):
     hub.portal = True
-    failed = "us/whole@main: the download failed; check the network, and HF_ENDPOINT where it is set ("
-    assert client.refused("us/whole").startswith(failed)
-    assert client.refused("us/whole", HF_ENDPOINT="http://[no-address").startswith(failed)
+    assert client.refused("us/whole").startswith(f"us/whole@main: {FAILED}")

@@ -6,26 +6,27 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-sys.modules["minigpts"] = None  # wherever it may be installed, importing it fails
+sys.modules["minigpts"] = None  # type: ignore[assignment]  # wherever it may be installed, importing it fails
 
 
-def load(folder, **options):
+def load(folder: Path, **options: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, **options)
 
 
-def bare(folder):
+def bare(folder: Path) -> Any:
     """The decoder without its head, all of it from the folder."""
     model, loading = AutoModel.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
     assert not loading["missing_keys"] and not loading["mismatched_keys"], loading
     return model
 
 
-def refusal(folder):
+def refusal(folder: Path) -> str:
     """What loading without trust, hence into the stock class, says; empty if it loads."""
     try:
         AutoModelForCausalLM.from_pretrained(folder)
@@ -34,12 +35,12 @@ def refusal(folder):
     return ""
 
 
-def generate(model, ids, use_cache):
+def generate(model: Any, ids: torch.Tensor, use_cache: bool) -> Any:
     lengths = {"max_new_tokens": 3, "min_new_tokens": 3}
     return model.generate(ids, **lengths, do_sample=False, use_cache=use_cache, output_logits=True, return_dict_in_generate=True)
 
 
-def train_one_step(model, ids):
+def train_one_step(model: Any, ids: torch.Tensor) -> tuple[float, float, list[str]]:
     """The loss before and after, and the parameters that no gradient reached."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     before = model.train()(ids, labels=ids).loss
@@ -49,7 +50,7 @@ def train_one_step(model, ids):
     return before.item(), model.eval()(ids, labels=ids).loss.item(), unreached
 
 
-def main(out, folders):
+def main(out: Path, folders: list[Path]) -> None:
     ids = torch.arange(3, 53).reshape(2, 25)
     facts, tensors = {}, {"ids": ids}
     for folder in folders:

@@ -44,7 +44,7 @@ def arguments(folder: Path) -> list[str]:
     return [text for name, path in paths.items() for text in (f"--{name}", str(folder / path))]
 
 
-def _before_call(path: str, action: Callable[[int], None]) -> None:
+def _before_call(path: str, action: Callable[[int], object]) -> None:
     """Call ``action`` with the number of the call before every call of ``module:function`` or ``module:class.method``."""
     module, _, name = path.partition(":")
     holder = importlib.import_module(module)

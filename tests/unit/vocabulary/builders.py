@@ -127,7 +127,8 @@ def _trained_pieces() -> tuple[str, ...]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.train_from_iterator([*tiny.sentences(300), "ä ö ü ß 肺 心"], trainers.BpeTrainer(vocab_size=300, show_progress=False))
-    return tuple(sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id))
+    vocab = tokenizer.get_vocab()
+    return tuple(sorted(vocab, key=vocab.__getitem__))
 
 
 def _sentencepiece(special: list[str], pieces: list[str]) -> Definition:

@@ -65,7 +65,3 @@ def test_the_default_params_give_a_legal_domain_without_leaks(legal, tmp_path):
     assert len(prepared.questions["test"]) > 50
     families = {name: {document.group for document in items} for name, items in prepared.documents.items()}
     assert not families["test"] & (families["calibration"] | families["validation"])
-
-
-def test_every_domain_that_the_paper_has_is_named():
-    assert list(registry.DOMAINS) == ["medical", "embedded-legal", "medquad", "legal", "economics", "skyrim", "translation"]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -118,15 +119,15 @@ SPM_NORMALIZER = {4: 0}  # spaces are kept
 
 def sentencepiece_model(
     pieces: list[tuple[str, float, int]] = SPM_PIECES,
-    trainer: dict[int, int] = SPM_TRAINER,
-    normalizer: dict[int, int | bytes] = SPM_NORMALIZER,
+    trainer: Mapping[int, int] = SPM_TRAINER,
+    normalizer: Mapping[int, int | bytes] = SPM_NORMALIZER,
 ) -> bytes:
     """A SentencePiece file: pieces of (text, score, type), and fields of the two settings by number."""
     messages = [(1, _message({1: text.encode(), 2: score, 3: kind})) for text, score, kind in pieces]
     return b"".join(_field(*field) for field in [*messages, (2, _message(trainer)), (3, _message(normalizer))])
 
 
-def _message(fields: dict[int, int | float | bytes]) -> bytes:
+def _message(fields: Mapping[int, int | float | bytes]) -> bytes:
     return b"".join(_field(number, value) for number, value in fields.items())
 
 

@@ -98,7 +98,9 @@ def test_an_endless_line_in_an_old_encoding_is_refused_by_its_number(tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "content", [gzip.compress(WESTERN.encode() * 100)[:-20], b"no gzip", gzip.compress(b"abc")[:10] + b"\xff" * 40]
+    "content",
+    [gzip.compress(WESTERN.encode() * 100)[:-20], b"no gzip", gzip.compress(b"abc")[:10] + b"\xff" * 40],
+    ids=["cut short", "no gzip", "damaged"],
 )
 def test_a_broken_gzip_file_is_named(tmp_path, content):
     path = tmp_path / "a.txt.gz"
