@@ -60,4 +60,4 @@ def exit_cleanly(main: Callable[[], None]) -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; not every stage imports torch
             raise
-        sys.exit("error: the device's memory is full; lower runtime.batch_tokens, which changes no result")
+        sys.exit("error: the device's memory is full; lower the section's sequence_length or runtime.batch_tokens")

@@ -43,7 +43,7 @@ TOP_LEVEL = (
 class Runtime:
     """The ``runtime`` section: how this machine runs the work. No stage lists it, so changing it reruns nothing."""
 
-    batch_tokens: int  # tokens in one forward batch; a matter of memory and speed
+    batch_tokens: int  # tokens in one forward batch of scoring and tuning: memory, speed, and a result's last digits
     num_threads: int | None  # torch's intra-op threads; null takes torch's own choice
 
     def __post_init__(self) -> None:
