@@ -116,7 +116,7 @@ def calibration(runs: Sequence[Run], base: Path, share: float, calibration_token
     return [{**line, "perplexity_parent": dense[line["domain"]]} for line in found]
 
 
-def _bench(run: Run, base: Path, calibration_tokens: int, test_tokens: int) -> criteria.Bench:
+def _bench(run: Run, base: Path, calibration_tokens: int, test_tokens: int) -> criteria.BakeOff:
     calibration, test = run.folder / "calibration.parquet", run.folder / "test.parquet"
     arguments = argparse.Namespace(
         model=base,
@@ -126,11 +126,11 @@ def _bench(run: Run, base: Path, calibration_tokens: int, test_tokens: int) -> c
         calibration_tokens=calibration_tokens,
         test_tokens=test_tokens,
     )
-    return criteria.Bench(arguments, criteria.Settings.read(run.folder / "params.yaml"))
+    return criteria.BakeOff(arguments, criteria.Settings.read(run.folder / "params.yaml"))
 
 
 def _scored(
-    bench: criteria.Bench, criterion: str, refit: str, share: float, runs: Sequence[Run], test_tokens: int
+    bench: criteria.BakeOff, criterion: str, refit: str, share: float, runs: Sequence[Run], test_tokens: int
 ) -> Iterator[tuple[str, float]]:
     model = bench.child(criteria.Row(criterion, refit, "uniform", share, SEED, 0))
     for run in runs:
