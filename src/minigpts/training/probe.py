@@ -30,7 +30,7 @@ from minigpts.training.distillation import Teacher
 from minigpts.training.recipe import Recipe
 from minigpts.training.trainer import FusedTrainer, Validation, deterministic, set_trainable, training_arguments
 
-# All of these hold on children of SmolLM2-135M and Gemma-3-270M (docs/experiments/2026-11-30-second-parent.md).
+# All of these hold on children of SmolLM2-135M and Gemma-3-270M (docs/experiments/second_parent.md).
 START = 1e-3  # the first rate tried, in units of the weights' root mean square
 FACTOR = 2.0  # between neighbouring rates
 SHARE_OF_STEPS = 0.04  # of the run, that one trial takes
