@@ -19,13 +19,15 @@ from tests.e2e.project import TINY, commands, contents, flags, write_inputs, wri
 from tests.hub_server import Hub, Repository, in_this_process
 from tests.unit.corpus.readers.files import write_gguf, write_wheel
 
+PARAMS = {**TINY, "finetune.learning_rate": 3e-3}  # given, so that finetune doesn't look for one
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A project's folder with what the stages write on good input."""
     folder = tmp_path_factory.mktemp("project")
     write_inputs(folder)
-    write_params(folder / "params.yaml", TINY)
+    write_params(folder / "params.yaml", PARAMS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for stage, arguments in commands():
@@ -42,7 +44,7 @@ def refused(folder, tmp_path, monkeypatch) -> Callable[..., str]:
         before = contents(folder)
         arguments = flags(stage, "base")
         if stage != "count_tokens":
-            arguments += ["--params", str(write_params(tmp_path / "params.yaml", {**TINY, **changes}))]
+            arguments += ["--params", str(write_params(tmp_path / "params.yaml", {**PARAMS, **changes}))]
         for flag, value in (instead or {}).items():
             arguments[arguments.index(flag) + 1] = value
         with pytest.raises(SystemExit) as stop:
