@@ -226,8 +226,14 @@ def test_what_is_small_goes_into_git_and_the_rest_into_the_cache():
 
 
 def test_dvc_lists_the_summary_alone():
-    """`dvc exp show` and `dvc metrics diff` have a column for every metric: the other files are plain outs, read on demand."""
+    """`dvc exp show` and `dvc metrics diff` have a column for every metric: the other files stand with the plots."""
     assert [path for stage in DVC_YAML for path in listed(DVC_YAML[stage], "metrics")] == ["metrics/summary.json"]
+
+
+def test_no_plain_out_is_uncached():
+    """DVC keeps no run of a stage with one: going back to a param would run it again. Metrics and plots don't matter."""
+    plain = [(stage, path, settings) for stage in DVC_YAML for path, settings in listed(DVC_YAML[stage], "outs").items()]
+    assert [(stage, path) for stage, path, settings in plain if settings.get("cache") is False] == []
 
 
 def test_every_stage_says_what_it_does():
