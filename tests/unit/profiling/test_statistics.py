@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minigpts import artifacts
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
+from minigpts.model.weights import read_arrays, write_tensors
 from minigpts.profiling.gradients import taylor_sums
 from minigpts.profiling.recorder import profile
 from minigpts.profiling.statistics import LINEAR_SUMS, Statistics
@@ -30,8 +30,8 @@ def test_equation_1_is_the_mean_over_the_tokens():
 def test_everything_that_profiling_writes_is_read(tmp_path: Path):
     model, spec = checkpoint.load_model(tiny.write_checkpoint(tmp_path / "model"), torch.float32), spec_for("llama")
     sums = profile(model, spec, TOKENS, all_linear=True) | taylor_sums(model, spec, TOKENS[:2])
-    artifacts.write_tensors(tmp_path / "stats.safetensors", sums)
-    found, arrays = Statistics(sums), Statistics(artifacts.read_arrays(tmp_path / "stats.safetensors"))
+    write_tensors(tmp_path / "stats.safetensors", sums)
+    found, arrays = Statistics(sums), Statistics(read_arrays(tmp_path / "stats.safetensors"))
     assert (found.count, found.gradient_count, found.num_layers) == (7 * 33, 2 * 33, 3)
     read = {"count", "gradient_count"}
     for index in range(3):
