@@ -35,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from minigpts.evaluation.metrics import accuracy_metrics, size_metrics, text_metrics
-    from minigpts.model import device
+    from minigpts.model.device import computed_on, device
 
-    model = checkpoint.load_model(arguments.model, torch.float32).to(device.device(machine))
+    where = device(machine)
+    model = checkpoint.load_model(arguments.model, torch.float32).to(where)
     tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
     base_tokenizer = checkpoint.load_fast_tokenizer(arguments.base)
     limits = {"sequence_length": settings.sequence_length, "batch_tokens": machine.batch_tokens}
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **text_metrics(model, tokenizer, base_tokenizer, texts, **limits),
         **accuracy_metrics(model, tokenizer, questions, batch_tokens=machine.batch_tokens),
         **size_metrics(arguments.model, arguments.base),
+        "computed_on": computed_on(where),
     }
     artifacts.write_json(arguments.metrics, metrics)
 

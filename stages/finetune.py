@@ -56,16 +56,17 @@ def run(args: argparse.Namespace, default_scratch: Path) -> None:
     import torch
 
     from minigpts.model import packing
-    from minigpts.model.device import device
+    from minigpts.model.device import computed_on, device
     from minigpts.training import data, distillation, probe, trainer
 
-    device(runtime)
+    machine = computed_on(device(runtime))
     config, dtype = checkpoint.load_config(args.model), StoredWeights(args.model).dtype
     packing.require_positions(config, settings.sequence_length, "finetune.sequence_length")
     tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general_text(args.general, settings.general_share)
     sequences, share = data.draw_sequences(tokenizer, train, packing.boundaries(tokenizer, config), settings, general)
     identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation), "general": general}
-    inputs = [args.model, args.train, args.validation, args.parent, args.questions, teacher]
+    identity |= {"runtime": asdict(runtime), "computed_on": machine}
+    inputs = [args.model, args.train, args.validation, args.parent, args.questions, teacher, Path(__file__)]
     state = scratch / resuming.fingerprint(identity, filter(None, inputs))
     watched = trainer.Validation(tokenizer, validation, evaluation.sequence_length, parent, questions)
     teaching = distillation.load_teacher(teacher, args.model, settings.distillation) if teacher else None
@@ -93,7 +94,8 @@ def run(args: argparse.Namespace, default_scratch: Path) -> None:
             shutil.copyfile(index_map, folder / index_map.name)
     artifacts.write_csv(args.curve, recipe.curve_rows(result.curve, parent))
     epochs = result.curve[-1].tokens / (len(sequences) * settings.sequence_length) * share  # every source at its own share
-    artifacts.write_json(args.metrics, recipe.summary(result.curve, result.stop_reason, parent, epochs, rate, tried))
+    summed_up = recipe.summary(result.curve, result.stop_reason, parent, epochs, rate, tried)
+    artifacts.write_json(args.metrics, {**summed_up, "computed_on": machine})
     artifacts.discard(scratch)
     for line in recipe.warnings(result.curve):
         print(f"warning: {line}", file=sys.stderr)

@@ -52,6 +52,7 @@ from stages.evaluate import Params as Evaluating
 CRITERIA = ("random", "magnitude", "paper", "l1", "wanda", "flap", "taylor")
 REFITS = ("none", "least_squares")
 PREPARED = Path("data/prepared")
+LEARNING_RATE = 2e-4  # what the trials find for SmolLM2's children (docs/experiments/second_parent.md)
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,12 @@ class Settings:
 
     @classmethod
     def read(cls, path: Path) -> Settings:
-        """From the file."""
+        """From the file; where the recipe would find its rate, every row is tuned at the same one."""
+        recipe = params.read(path, Recipe, "finetune")
         return cls(
             params.read(path, Pruning, "prune_neurons"),
             params.read(path, Evaluating, "evaluate"),
-            params.read(path, Recipe, "finetune"),
+            replace(recipe, learning_rate=recipe.learning_rate or LEARNING_RATE),
             params.read(path, Runtime, "runtime"),
         )
 

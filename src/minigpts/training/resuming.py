@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import minigpts
 from minigpts import artifacts
 from minigpts.training.recipe import Evaluation, best
 
@@ -24,12 +25,15 @@ TRIALS = "trials.jsonl"
 
 
 def fingerprint(params: Mapping[str, Any], inputs: Iterable[Path]) -> str:
-    """A name for the run: sha256 over its params, the bytes of its input files and folders, this code and its libraries."""
+    """A name for the run: sha256 over its params, the bytes of its input files and folders, the package and its libraries.
+
+    The whole package is in it, since packing, evaluation and checkpoints decide a run as much as training's own code does.
+    """
     digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
     for name in ("torch", "transformers", "accelerate", "peft"):
         with suppress(PackageNotFoundError):  # peft is an extra
             digest.update(f"{name}=={version(name)}".encode())
-    for path in (*inputs, Path(__file__).parent):
+    for path in (*inputs, Path(minigpts.__file__).parent):
         files = sorted(file for file in path.rglob("*") if file.suffix != ".pyc") if path.is_dir() else [path]
         for file in filter(Path.is_file, files):
             with file.open("rb") as stream:

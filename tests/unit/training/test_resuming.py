@@ -1,5 +1,11 @@
 """State belongs to one run, and a checkpoint counts only when it is whole."""
 
+import shutil
+from pathlib import Path
+
+import pytest
+
+import minigpts
 from minigpts.training import resuming
 from minigpts.training.recipe import Evaluation
 
@@ -21,6 +27,18 @@ def test_the_fingerprint_follows_params_names_and_bytes(tmp_path):
     assert changed != first
     (folder / "a").rename(folder / "b")
     assert name(seed=0) not in (first, changed)
+
+
+@pytest.mark.parametrize("room", ["model/packing.py", "evaluation/multiple_choice.py", "model/checkpoint.py", "model/device.py"])
+def test_the_fingerprint_follows_all_code_that_decides_a_run(tmp_path, monkeypatch, room):
+    package = tmp_path / "minigpts"
+    shutil.copytree(Path(minigpts.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(minigpts, "__file__", str(package / "__init__.py"))
+    before = resuming.fingerprint({}, [])
+    assert resuming.fingerprint({}, []) == before
+    with (package / room).open("a") as file:
+        file.write("# other code\n")
+    assert resuming.fingerprint({}, []) != before
 
 
 def test_only_whole_checkpoints_count_and_completing_one_clears_what_it_replaces(tmp_path):
