@@ -31,6 +31,7 @@ class Params:
         require(self.heads >= 0, "prune_neurons.heads must be ≥ 0", self.heads)
         require(self.layers >= 0, "prune_neurons.layers must be ≥ 0", self.layers)
         require(self.sequence_length >= 2, "prune_neurons.sequence_length must be ≥ 2", self.sequence_length)
+        require(0 <= self.seed < 2**32, "prune_neurons.seed must be ≥ 0 and < 2^32", self.seed)  # torch and numpy take no other
         if self.linear_threshold is not None:
             require(self.linear_threshold >= 0, "prune_neurons.linear_threshold must be ≥ 0", self.linear_threshold)
             rule = "prune_neurons.linear_threshold is the paper to the letter: allocation per_layer, refit none, heads 0, layers 0"
