@@ -52,7 +52,7 @@ from stages.evaluate import Params as Evaluating
 CRITERIA = ("random", "magnitude", "paper", "l1", "wanda", "flap", "taylor")
 REFITS = ("none", "least_squares")
 PREPARED = Path("data/prepared")
-LEARNING_RATE = 2e-4  # what the trials find for SmolLM2's children (docs/experiments/second_parent.md)
+LEARNING_RATE = 2e-4  # SmolLM2's, by full runs, and that of the rows kept so far (docs/experiments/recovery.md)
 
 
 @dataclass(frozen=True)
