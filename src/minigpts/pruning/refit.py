@@ -17,16 +17,16 @@ never a model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from minigpts.errors import UserError
-from minigpts.model import checkpoint
 from minigpts.model.device import keep_large_blocks_apart
+from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, hooked, layers_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
 from minigpts.pruning import ridge
@@ -35,12 +35,7 @@ from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # a decoder layer's arguments besides the hidden states
 ChangedLayer = tuple[int, dict[str, Tensor]]  # a remaining layer's index in the parent, and those of its tensors that changed
-
-# Tokens that go through a layer at once, as whole sequences, one at least. Fixed, because the last bits of a matrix product depend
-# on its shape, so neither the machine nor runtime.batch_tokens shows in the fit. The streams of all the text are far larger.
-BATCH_TOKENS = 4096
 
 
 def with_folded_means(tensors: Mapping[str, Tensor], spec: ArchitectureSpec, mean: Tensor, keep: Tensor) -> dict[str, Tensor]:
@@ -84,15 +79,15 @@ def least_squares(
     """
     keep_large_blocks_apart()
     where = tokens.device
-    parents = _layers_of(parent, spec)
-    children = _layers_of(child, spec)
-    parent_stream, calls = _first_hidden_states(parent, spec, stored, tokens)
+    parents = layers_of(parent, spec)
+    children = layers_of(child, spec)
+    parent_stream, calls = first_hidden_states(parent, spec, stored, tokens)
     child_stream = list(parent_stream)
-    with _filled(parents[0], stored.under(f"{spec.layers}.0"), where) as layer:
+    with filled(parents[0], stored.under(f"{spec.layers}.0"), where) as layer:
         direct = _writes_directly(layer, spec, parent_stream[0], calls[0][0])
 
     def advance_parent(index: int, caught: Sequence[str] = ()) -> dict[str, list[Tensor]]:
-        with _filled(parents[index], stored.under(f"{spec.layers}.{index}"), where) as layer:
+        with filled(parents[index], stored.under(f"{spec.layers}.{index}"), where) as layer:
             targets = _advance_parent(layer, caught, parent_stream, [batch[index] for batch in calls], direct)
         bar.update()
         return targets
@@ -111,18 +106,18 @@ def least_squares(
                 targets[spec.mlp_out] = list(parent_stream)  # where the next remaining layer begins
             layer_calls = [batch[cut.index] for batch in calls]
             tensors, changed = _sliced(stored, spec, cut, attention)
-            with _filled(empty, tensors, where) as layer:
+            with filled(empty, tensors, where) as layer:
                 del tensors
                 for module in projections:
                     projection = cast(nn.Linear, layer.get_submodule(module))
                     samples = _samples(layer, spec, module, child_stream, layer_calls, targets.pop(module), direct[module])
                     ridge.refit_projection(projection, spec.transposed, samples)
                     changed |= {f"{module}.{kind}" for kind, _ in projection.named_parameters()}
-                _advance(layer, child_stream, layer_calls)
+                advance(layer, child_stream, layer_calls)
                 # What was only sliced comes back from fp32 as it was.
-                filled = layer.state_dict()
-                found = {name: filled[name].to("cpu", child.dtype, copy=True) for name in sorted(changed)}
-            del filled
+                state = layer.state_dict()
+                found = {name: state[name].to("cpu", child.dtype, copy=True) for name in sorted(changed)}
+            del state
             yield cut.index, found
 
 
@@ -133,76 +128,6 @@ def _sliced(
     whole = stored.under(f"{spec.layers}.{cut.index}")
     tensors = slice_layer(whole, spec, cut, attention)
     return tensors, {name for name, tensor in tensors.items() if tensor is not whole[name]}
-
-
-def _layers_of(config: PreTrainedConfig, spec: ArchitectureSpec) -> nn.ModuleList:
-    """The decoder layers of an empty model."""
-    return cast(nn.ModuleList, checkpoint.empty_model(config, torch.float32).get_submodule(spec.layers))
-
-
-@contextmanager
-def _filled(module: nn.Module, tensors: Mapping[str, Tensor], device: torch.device) -> Iterator[nn.Module]:
-    """Inside, the empty ``module`` holds ``tensors`` in fp32 on ``device``."""
-    values = {name: tensor.to(device, torch.float32, copy=True) for name, tensor in tensors.items()}
-    module.load_state_dict(values, assign=True)
-    del values, tensors  # as long as one of these lives, the file it was read from stays mapped
-    module.to(device)  # its buffers
-    try:
-        yield module
-    finally:
-        module.to("meta")
-
-
-class _CallRecorder(nn.Module):
-    """In a decoder layer's place: hands its input on, and keeps the other arguments that it was called with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.call: Call = (), {}
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The input."""
-        self.hidden, self.call = hidden, (args, kwargs)
-        return hidden
-
-
-def _first_hidden_states(
-    config: PreTrainedConfig, spec: ArchitectureSpec, stored: StoredWeights, tokens: Tensor
-) -> tuple[list[Tensor], list[list[Call]]]:
-    """What the whole decoder would hand to its layers for each batch of ``tokens``: the first one's hidden states, and every
-    layer's arguments besides (masks, rotary tables)."""
-    model = checkpoint.empty_model(config, torch.float32)
-    owner, _, attribute = spec.layers.rpartition(".")
-    recorders = [_CallRecorder() for _ in range(config.num_hidden_layers)]
-    setattr(model.get_submodule(owner), attribute, nn.ModuleList(recorders))
-    prefix, layers = f"{spec.decoder}.", f"{spec.layers}."
-    tensors = {
-        name.removeprefix(prefix): stored[name] for name in stored.shapes if name.startswith(prefix) and not name.startswith(layers)
-    }
-    streams, calls = [], []
-    of_shape: dict[torch.Size, list[Call]] = {}  # batches of one shape have equal masks and tables: they are kept once
-    with _filled(model.get_submodule(spec.decoder), tensors, tokens.device) as decoder:
-        for batch in tokens.split(max(BATCH_TOKENS // tokens.shape[1], 1)):
-            decoder(input_ids=batch, use_cache=False)
-            streams.append(recorders[0].hidden)
-            calls.append(of_shape.setdefault(batch.shape, [recorder.call for recorder in recorders]))
-    return streams, calls
-
-
-def _advance(layer: nn.Module, stream: list[Tensor], calls: Sequence[Call]) -> None:
-    """Replace each batch of the stream by what the layer makes of it."""
-    for batch, (args, kwargs) in enumerate(calls):
-        stream[batch] = layer(stream[batch], *args, **kwargs)
-
-
-@contextmanager
-def _hooked(module: nn.Module, hook: Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]) -> Iterator[None]:
-    """Inside, ``hook`` sees what the module is given and gives, and may give something else instead."""
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, call: Call) -> dict[str, bool]:
@@ -217,7 +142,7 @@ def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, c
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda _, inputs, output: given.__setitem__(name, output.view_as(hidden))
 
-    with _hooked(attention_out, note(spec.attention_out)), _hooked(mlp_out, note(spec.mlp_out)):
+    with hooked(attention_out, note(spec.attention_out)), hooked(mlp_out, note(spec.mlp_out)):
         whole = layer(hidden, *args, **kwargs)
     without_mlp, _ = _without_mlp(layer, mlp_out, hidden, call)
     slack = 1e-3 * float(whole.std())
@@ -242,32 +167,9 @@ def _advance_parent(
 
         with ExitStack() as hooks:
             for module in caught:
-                hooks.enter_context(_hooked(layer.get_submodule(module), note(module)))
+                hooks.enter_context(hooked(layer.get_submodule(module), note(module)))
             stream[batch] = layer(hidden, *args, **kwargs)
     return targets
-
-
-class _Caught(Exception):
-    """A projection was reached; the rest of the layer need not run."""
-
-
-def _given_to(layer: nn.Module, module: str, hidden: Tensor, call: Call) -> Tensor:
-    """What a projection is given, without running what comes behind it."""
-    caught: list[Tensor] = []
-
-    def catch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        caught.append(inputs[0])
-        raise _Caught
-
-    args, kwargs = call
-    handle = layer.get_submodule(module).register_forward_pre_hook(catch)
-    try:
-        layer(hidden, *args, **kwargs)
-    except _Caught:
-        pass
-    finally:
-        handle.remove()
-    return caught[0]
 
 
 def _without_mlp(layer: nn.Module, mlp_out: nn.Module, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
@@ -279,7 +181,7 @@ def _without_mlp(layer: nn.Module, mlp_out: nn.Module, hidden: Tensor, call: Cal
         return torch.zeros_like(output)
 
     args, kwargs = call
-    with _hooked(mlp_out, silence):
+    with hooked(mlp_out, silence):
         return layer(hidden, *args, **kwargs), caught[0]
 
 
@@ -297,5 +199,5 @@ def _samples(
         if direct and module == spec.mlp_out:
             before, given = _without_mlp(layer, layer.get_submodule(module), hidden, call)
         else:
-            before, given = hidden, _given_to(layer, module, hidden, call)
+            before, given = hidden, given_to(layer, module, hidden, call)
         yield given.view(*hidden.shape[:-1], -1), target - before if direct else target

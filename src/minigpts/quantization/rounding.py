@@ -1,0 +1,174 @@
+"""Rounds a weight to a block format so that what a linear layer gives on the domain's text changes least.
+
+Columns are rounded in order, and what rounding one does to the layer's outputs is made up for in the columns that are not
+rounded yet (GPTQ, arXiv 2210.17323). A block's scale is chosen when its first column is reached, from the weights as they are
+by then: each of a few candidates is tried on the whole block, compensation included, and a row takes the one that costs it
+least. Then single codes and scales are improved in turns while that lowers the very same cost.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minigpts.quantization.blocks import Blocks
+from minigpts.quantization.formats import BlockFormat
+
+SHRINKS = (1.1, 1.03, 0.97, 0.91, 0.85, 0.79, 0.72, 0.65)  # of the scale under which a block's extreme meets the last level
+ROWS = 512  # rounded at a time: the candidates of a block are held for all of them
+
+
+class Grid:
+    """A format's levels, and the nearest of them."""
+
+    def __init__(self, block_format: BlockFormat, device: torch.device) -> None:
+        """Of ``block_format``, for weights on ``device``."""
+        self.levels = torch.tensor(block_format.levels, dtype=torch.float32, device=device)
+        self.lowest, self.highest = float(self.levels[0]), float(self.levels[-1])
+        self.even = len(self.levels) == self.highest - self.lowest + 1
+        self.borders = (self.levels[1:] + self.levels[:-1]) / 2
+
+    def codes(self, values: Tensor) -> Tensor:
+        """The places of the nearest levels, int64."""
+        if self.even:
+            return (values.round().clamp_(self.lowest, self.highest) - self.lowest).long()
+        return torch.bucketize(values, self.borders)
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """The nearest levels themselves."""
+        if self.even:
+            return values.round().clamp_(self.lowest, self.highest)
+        return self.levels[torch.bucketize(values, self.borders)]
+
+
+def candidates(block: Tensor, grid: Grid, has_minimum: bool) -> tuple[Tensor, Tensor]:
+    """Scales and minima to try for each row of ``block`` (rows, block): (rows, candidates) each, as half precision holds them."""
+    shrinks = torch.tensor(SHRINKS, device=block.device)
+    if has_minimum:
+        low, high = block.amin(1, keepdim=True).clamp_max(0), block.amax(1, keepdim=True)
+        pairs = torch.cartesian_prod(shrinks, shrinks)
+        low, high = low * pairs[:, 0], high * pairs[:, 1]
+        scales, minima = (high - low) / grid.highest, low
+    else:
+        extreme = block.gather(1, block.abs().argmax(1, keepdim=True))
+        ends = torch.tensor([grid.lowest, grid.highest], device=block.device)
+        scales = (extreme[..., None] / ends[:, None] * shrinks).flatten(1)
+        minima = torch.zeros_like(scales)
+    return scales.half().float(), minima.half().float()
+
+
+@torch.no_grad()
+def best_scales(weight: Tensor, block_format: BlockFormat, importance: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The scales and minima (out, blocks, 1) under which the nearest levels are nearest to ``weight`` (out, in), by squares that
+    ``importance`` (in,) weighs."""
+    grid, scales, minima = Grid(block_format, weight.device), [], []
+    for rows in weight.float().split(ROWS):
+        blocks = rows.reshape(-1, block_format.block)
+        weights = None if importance is None else importance.view(-1, block_format.block).repeat(len(rows), 1)
+        tried, low = candidates(blocks, grid, block_format.has_minimum)
+        best = torch.full((len(blocks),), torch.inf, device=weight.device)
+        scale, minimum = torch.zeros_like(best), torch.zeros_like(best)
+        for a, m in zip(tried.T, low.T, strict=True):
+            safe = torch.where(a == 0, 1.0, a)[:, None]
+            error = (grid.nearest((blocks - m[:, None]) / safe) * a[:, None] + m[:, None] - blocks).square_()
+            cost = error.sum(1) if weights is None else (error * weights).sum(1)
+            better = cost < best
+            best, scale, minimum = torch.where(better, cost, best), torch.where(better, a, scale), torch.where(better, m, minimum)
+        scales.append(torch.where(scale == 0, 1e-8, scale).view(len(rows), -1, 1))
+        minima.append(minimum.view(len(rows), -1, 1))
+    return torch.cat(scales), torch.cat(minima) if block_format.has_minimum else None
+
+
+@torch.no_grad()
+def rounded(weight: Tensor, block_format: BlockFormat, gram: Tensor, sweeps: int = 4) -> Blocks:
+    """``weight`` (out, in) in ``block_format``, for inputs x with Σ x xᵀ = ``gram`` (in, in), positive definite.
+
+    It keeps tr((Ŵ − W) gram (Ŵ − W)ᵀ) small. Both are float32 on one device; ``sweeps`` are the improvements' rounds.
+    """
+    grid = Grid(block_format, weight.device)
+    factor = torch.linalg.cholesky(gram.double())
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).float()  # of the inverse
+    parts = []
+    for rows in weight.float().split(ROWS):
+        values, scales, minima = _compensated(rows, block_format, grid, upper)
+        values, scales, minima = improved(rows, values, scales, minima, gram, block_format, grid, sweeps)
+        parts.append((values, scales, minima))
+    values, scales, minima = (torch.cat(part) for part in zip(*parts, strict=True))
+    spread = scales.repeat_interleave(block_format.block, 1)
+    offset = minima.repeat_interleave(block_format.block, 1)
+    codes = grid.codes(torch.where(spread == 0, 0.0, (values - offset) / torch.where(spread == 0, 1.0, spread)))
+    return Blocks(block_format, codes.to(torch.uint8), scales.half(), minima.half() if block_format.has_minimum else None)
+
+
+def _compensated(weight: Tensor, block_format: BlockFormat, grid: Grid, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rounded values (rows, in), and the scales and minima (rows, blocks)."""
+    left, size = weight.clone(), block_format.block
+    values = torch.empty_like(weight)
+    all_scales, all_minima = [], []
+    for start in range(0, weight.shape[1], size):
+        block, inner = left[:, start : start + size], upper[start : start + size, start : start + size]
+        scales, minima = candidates(block, grid, block_format.has_minimum)
+        rows, tried = scales.shape
+        trial = block[:, None].expand(rows, tried, size).reshape(-1, size).T.contiguous()  # (block, rows · candidates)
+        scale, minimum = scales.flatten(), minima.flatten()
+        inverse = torch.where(scale == 0, 0.0, 1 / torch.where(scale == 0, 1.0, scale))
+        errors, cost = torch.empty_like(trial), torch.zeros_like(scale)
+        found = torch.empty_like(trial)
+        for column in range(size):
+            value = trial[column]
+            found[column] = grid.nearest((value - minimum) * inverse) * scale + minimum
+            error = (value - found[column]) / inner[column, column]
+            errors[column] = error
+            cost += error.square()
+            if column + 1 < size:
+                trial[column + 1 :].addr_(inner[column, column + 1 :], error, alpha=-1)
+        best = cost.view(rows, tried).argmin(1) + torch.arange(rows, device=weight.device) * tried
+        values[:, start : start + size] = found[:, best].T
+        all_scales.append(scale[best])
+        all_minima.append(minimum[best])
+        left[:, start + size :] -= errors[:, best].T @ upper[start : start + size, start + size :]
+    return values, torch.stack(all_scales, 1), torch.stack(all_minima, 1)
+
+
+def improved(
+    weight: Tensor,
+    values: Tensor,
+    scales: Tensor,
+    minima: Tensor,
+    gram: Tensor,
+    block_format: BlockFormat,
+    grid: Grid,
+    sweeps: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Block after block, first the scale and then each code takes the value that is best while all the others are as they are."""
+    size = block_format.block
+    values, scales, minima = values.clone(), scales.clone(), minima.clone()
+    slope = (weight - values) @ gram  # (rows, in): −½ the cost's gradient
+    for _ in range(sweeps):
+        for number, start in enumerate(range(0, weight.shape[1], size)):
+            where = slice(start, start + size)
+            inner = gram[where, where]
+            before = values[:, where].clone()
+            scale, minimum = scales[:, number], minima[:, number]
+            unit = torch.where(scale[:, None] == 0, 0.0, (before - minimum[:, None]) / scale.where(scale != 0, 1.0)[:, None])
+            # The best change of the scale: s += (u · slope) / (u gram u).
+            bent = unit @ inner
+            curvature = (bent * unit).sum(1)
+            step = (unit * slope[:, where]).sum(1) / curvature.clamp_min(1e-30)
+            new = (scale + torch.where(curvature > 0, step, 0.0)).half().float()
+            change = new - scale
+            gain = 2 * change * (unit * slope[:, where]).sum(1) - change.square() * curvature
+            new = torch.where((gain > 0) & new.isfinite(), new, scale)
+            scales[:, number] = new
+            current = unit * new[:, None] + minimum[:, None]
+            local = slope[:, where] - (current - before) @ inner
+            inverse = torch.where(new == 0, 0.0, 1 / new.where(new != 0, 1.0))
+            for column in range(size):
+                wanted = current[:, column] + local[:, column] / inner[column, column]
+                found = grid.nearest((wanted - minimum) * inverse) * new + minimum
+                delta = found - current[:, column]
+                current[:, column] = found
+                local -= delta[:, None] * inner[column]
+            values[:, where] = current
+            slope -= (current - before) @ gram[where]
+    return values, scales, minima
