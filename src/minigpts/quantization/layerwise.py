@@ -1,13 +1,16 @@
 """Rounds a model to the domain, layer after layer, each on the inputs that the already rounded layers before it really give.
 
 What a linear layer is asked for is what the unrounded model gives there for the same text, so a layer also makes up for what
-rounding did before it (GPTAQ, arXiv 2504.02692): its weights are first refitted to that, pulled towards themselves as in
-:mod:`minigpts.pruning.ridge`, and then rounded under the very same cost.
+rounding did before it (GPTAQ, arXiv 2504.02692): its weights are first refitted to that, pulled towards themselves in proportion
+to how loud each input is, and then rounded under the very same cost. Embedding and head are rounded for what the head reads.
+
+Memory holds the residual streams of the calibration text, of both models, two decoder layers, and one linear layer's sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -16,95 +19,144 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from minigpts.model.device import keep_large_blocks_apart
-from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, layers_of
+from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, last_hidden_states, layers_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
+from minigpts.quantization.blocks import Blocks
 from minigpts.quantization.formats import BlockFormat
 from minigpts.quantization.rounding import rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-RIDGE = 0.03  # strength of the pull towards the weights as they are, relative to the sum of squares of each input
-HEAD_SHARE = 0.5
+RIDGE = 0.03  # of the pull towards the weights as they are, relative to the sum of squares of each input
+LOOKUP = 0.1  # weight of an embedding's own error, beside the error of the logits where it is the head as well
 
 
 @torch.inference_mode()
-def rounded_model(
+def rounded_weights(
     stored: StoredWeights,
     config: PreTrainedConfig,
     spec: ArchitectureSpec,
     formats: Mapping[str, BlockFormat],
     tokens: Tensor,
-    ridge: float = RIDGE,
-    asymmetric: bool = True,
-    sweeps: int = 4,
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield..."""
+) -> Iterator[tuple[str, Blocks]]:
+    """The weights that ``formats`` names, rounded, one at a time: rows are output features, in every family.
+
+    ``tokens`` (sequences, length) are the packed calibration text.
+    """
     keep_large_blocks_apart()
-    where = tokens.device
     parents, children = layers_of(config, spec), layers_of(config, spec)
     parent_stream, calls = first_hidden_states(config, spec, stored, tokens)
-    child_stream = list(parent_stream)
+    outside = dict(_rounded_outside(stored, config, spec, formats, tokens, parents, parent_stream, calls))
+    yield from outside.items()
+    values = {name: blocks.values() for name, blocks in outside.items()}
+    child_stream, _ = first_hidden_states(config, spec, ChainMap(values, cast(dict[str, Tensor], stored)), tokens)
     for index in tqdm(range(len(parents)), desc="rounding", unit="layer"):
-        layer_calls = [batch[index] for batch in calls]
-        tensors = stored.under(f"{spec.layers}.{index}")
-        with filled(parents[index], tensors, where) as parent, filled(children[index], tensors, where) as child:
-            for modules in sharing_inputs(child, child_stream[0], layer_calls[0]):
-                chosen = [m for m in modules if spec.layer(index, f"{m}.weight") in formats]
-                if not chosen:
-                    continue
-                weights = {m: _weight(child, m) for m in chosen}
-                stacked = torch.cat(list(weights.values()))
-                size = stacked.shape[1]
-                gram = torch.zeros(size, size, dtype=torch.float64, device=where)
-                cross = torch.zeros(size, size, dtype=torch.float64, device=where)
-                for ph, ch, call in zip(parent_stream, child_stream, layer_calls, strict=True):
-                    x = given_to(child, chosen[0], ch, call).flatten(0, -2)
-                    gram += x.T @ x
-                    if asymmetric:
-                        y = given_to(parent, chosen[0], ph, call).flatten(0, -2)
-                        cross += y.T @ x
-                prior = ridge * gram.diagonal() + 1e-8 * gram.diagonal().mean() + 1e-30
-                total = gram + torch.diag(prior)
-                for m, w in weights.items():
-                    target = w.double()
-                    if asymmetric:
-                        target = torch.linalg.solve(total, (target @ cross + target * prior).T).T
-                    blocks = rounded(target.float(), formats[spec.layer(index, f"{m}.weight")], total.float(), sweeps)
-                    values = blocks.values()
-                    _weight(child, m).copy_(values)
-                    yield spec.layer(index, f"{m}.weight"), values.T if spec.transposed else values
+        layer_calls, tensors = [batch[index] for batch in calls], stored.under(f"{spec.layers}.{index}")
+        chosen = {m: formats[n] for m in _linears(children[index]) if (n := spec.layer(index, f"{m}.weight")) in formats}
+        with filled(parents[index], tensors, tokens.device) as parent, filled(children[index], tensors, tokens.device) as child:
+            for module, blocks in _rounded_layer(parent, child, chosen, parent_stream, child_stream, layer_calls):
+                yield spec.layer(index, f"{module}.weight"), blocks
             advance(parent, parent_stream, layer_calls)
             advance(child, child_stream, layer_calls)
 
 
-def _weight(layer: nn.Module, module: str) -> Tensor:
+def _rounded_outside(
+    stored: StoredWeights,
+    config: PreTrainedConfig,
+    spec: ArchitectureSpec,
+    formats: Mapping[str, BlockFormat],
+    tokens: Tensor,
+    layers: nn.ModuleList,
+    first: Sequence[Tensor],
+    calls: Sequence[Sequence[Call]],
+) -> Iterator[tuple[str, Blocks]]:
+    """Embedding and head, for the last hidden states that the unrounded model gives."""
+    embedding, head = f"{spec.embedding}.weight", f"{spec.stored_lm_head}.weight"
+    names = [name for name in (embedding, head) if name in formats]
+    if not names:
+        return
+    stream = list(first)
+    for index, layer in enumerate(layers):
+        with filled(layer, stored.under(f"{spec.layers}.{index}"), tokens.device):
+            advance(layer, stream, [batch[index] for batch in calls])
+    size = stored.shapes[names[-1]][1]
+    gram = torch.zeros(size, size, dtype=torch.float64, device=tokens.device)
+    for hidden in last_hidden_states(config, spec, stored, tokens, stream):
+        rows = hidden.flatten(0, -2)
+        gram += rows.T @ rows
+    del stream
+    for name in names:
+        weight = stored[name].to(tokens.device, torch.float32)
+        if name == embedding and head in stored:
+            cost = torch.eye(weight.shape[1], device=tokens.device)
+        else:
+            cost = _pulled(gram / gram.diagonal().mean() + LOOKUP * torch.eye(size, device=tokens.device)).float()
+        yield name, rounded(weight, formats[name], cost)
+
+
+def _pulled(gram: Tensor) -> Tensor:
+    return gram + torch.diag(RIDGE * gram.diagonal() + 1e-6 * gram.diagonal().mean() + 1e-30)
+
+
+def _rounded_layer(
+    parent: nn.Module,
+    child: nn.Module,
+    formats: Mapping[str, BlockFormat],
+    parent_stream: Sequence[Tensor],
+    child_stream: Sequence[Tensor],
+    calls: Sequence[Call],
+) -> Iterator[tuple[str, Blocks]]:
+    """The linear layers of ``child`` that have a format, in the order they are called in, each rounded in place as well."""
+    for modules in _sharing_inputs(child, child_stream[0], calls[0]):
+        chosen = [module for module in modules if module in formats]
+        if not chosen:
+            continue
+        size = _rows(child, chosen[0]).shape[1]
+        gram, cross = (torch.zeros(size, size, dtype=torch.float64, device=child_stream[0].device) for _ in range(2))
+        for before, now, call in zip(parent_stream, child_stream, calls, strict=True):
+            given = given_to(child, chosen[0], now, call).flatten(0, -2)
+            gram += given.T @ given
+            cross += given_to(parent, chosen[0], before, call).flatten(0, -2).T @ given
+        total = _pulled(gram)
+        # argmin_V Σ‖W y − V x‖² + the pull to W, with x = given, y = the parent's: V = W (cross + pull) total⁻¹.
+        towards = torch.linalg.solve(total, (cross + total - gram).T).T.float()
+        for module in chosen:
+            weight = _rows(child, module)
+            blocks = rounded(weight @ towards, formats[module], total.float())
+            weight.copy_(blocks.values())
+            yield module, blocks
+
+
+def _rows(layer: nn.Module, module: str) -> Tensor:
+    """A view of a linear layer's weight, (out_features, in_features)."""
     linear = layer.get_submodule(module)
     weight = cast(Tensor, linear.weight)
     return weight.T if isinstance(linear, Conv1D) else weight
 
 
-def sharing_inputs(layer: nn.Module, hidden: Tensor, call: Call) -> list[list[str]]:
-    """The linear layers of a decoder layer in the order they are called in, those given the same input together."""
-    seen: list[tuple[int, list[str]]] = []
-    kept: list[Tensor] = []
+def _linears(layer: nn.Module) -> list[str]:
+    return [name for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+
+
+def _sharing_inputs(layer: nn.Module, hidden: Tensor, call: Call) -> list[list[str]]:
+    """The linear layers in the order they are called in, those given the same input together."""
+    groups: list[tuple[Tensor, list[str]]] = []
     handles = []
-    for name, module in layer.named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
+    for name in _linears(layer):
 
-            def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                kept.append(inputs[0])
-                if seen and seen[-1][0] == id(inputs[0]):
-                    seen[-1][1].append(name)
-                else:
-                    seen.append((id(inputs[0]), [name]))
+        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            if groups and groups[-1][0] is inputs[0]:
+                groups[-1][1].append(name)
+            else:
+                groups.append((inputs[0], [name]))
 
-            handles.append(module.register_forward_pre_hook(note))
+        handles.append(layer.get_submodule(name).register_forward_pre_hook(note))
     args, kwargs = call
     try:
         layer(hidden, *args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
-    return [names for _, names in seen]
+    return [names for _, names in groups]

@@ -15,8 +15,6 @@ from transformers import PreTrainedModel
 from minigpts.quantization.formats import BlockFormat
 from minigpts.quantization.rounding import Grid, best_scales
 
-REFRESH_STEPS = 16  # steps after which scales are searched anew; between, codes alone follow the weights
-
 
 class RoundedWeights:
     """The rounded form of some of a model's weights."""
@@ -26,13 +24,17 @@ class RoundedWeights:
         named = dict(model.named_parameters())
         self.weights = [(named[name], block_format) for name, block_format in formats.items()]
         self.transposed = transposed
-        self.scales: list[tuple[Tensor, Tensor]] = []
-        self.uses = 0
+        self.scales: list[tuple[Tensor, Tensor | None]] = []
+
+    def search_scales(self) -> None:
+        """Choose the scales anew; until the next time the codes alone follow the weights."""
+        self.scales = [best_scales(self._rows(weight.data), block_format) for weight, block_format in self.weights]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside, the model's weights are the rounded ones; behind it, those that they were before."""
-        self._refresh()
+        if not self.scales:
+            self.search_scales()
         masters = [weight.data for weight, _ in self.weights]
         for (weight, block_format), (scale, minimum) in zip(self.weights, self.scales, strict=True):
             weight.data = self._rounded(weight.data, block_format, scale, minimum)
@@ -41,11 +43,6 @@ class RoundedWeights:
         finally:
             for (weight, _), master in zip(self.weights, masters, strict=True):
                 weight.data = master
-
-    def _refresh(self) -> None:
-        if self.uses % REFRESH_STEPS == 0:
-            self.scales = [best_scales(self._rows(weight.data), block_format) for weight, block_format in self.weights]
-        self.uses += 1
 
     def _rows(self, weight: Tensor) -> Tensor:
         return weight.T if self.transposed else weight

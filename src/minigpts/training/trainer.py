@@ -244,10 +244,12 @@ class _RecoveryTrainer(FusedTrainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score validation text and questions, add a point to the curve, keep the weights if they are the best so far."""
         self.model.eval()
+        if self.rounded:
+            self.rounded.search_scales()  # a run that is resumed begins here, with the same weights
         with self.rounded.in_place() if self.rounded else nullcontext():
-            return self._evaluate()
+            return self._measured()
 
-    def _evaluate(self) -> dict[str, float]:
+    def _measured(self) -> dict[str, float]:
         # Every process stops at the same point: the main one's figures hold for all.
         (scores,) = broadcast_object_list([self._scores()])
         self._check(scores["validation_bits_per_byte"], "validation bits per byte")
