@@ -4,13 +4,15 @@ What a linear layer is asked for is what the unrounded model gives there for the
 rounding did before it (GPTAQ, arXiv 2504.02692): its weights are first refitted to that, pulled towards themselves in proportion
 to how loud each input is, and then rounded under the very same cost. Embedding and head are rounded for what the head reads.
 
-Memory holds the residual streams of the calibration text, of both models, two decoder layers, and one linear layer's sums.
+Memory holds the residual streams of the calibration text, of both models, one decoder layer, what the unrounded one gave its
+linear layers, and one linear layer's sums.
 """
 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -19,7 +21,7 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from minigpts.model.device import keep_large_blocks_apart
-from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, last_hidden_states, layers_of
+from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, hooked, last_hidden_states, layers_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.blocks import Blocks
@@ -55,10 +57,13 @@ def rounded_weights(
     for index in tqdm(range(len(parents)), desc="rounding", unit="layer"):
         layer_calls, tensors = [batch[index] for batch in calls], stored.under(f"{spec.layers}.{index}")
         chosen = {m: formats[n] for m in _linears(children[index]) if (n := spec.layer(index, f"{m}.weight")) in formats}
-        with filled(parents[index], tensors, tokens.device) as parent, filled(children[index], tensors, tokens.device) as child:
-            for module, blocks in _rounded_layer(parent, child, chosen, parent_stream, child_stream, layer_calls):
-                yield spec.layer(index, f"{module}.weight"), blocks
-            advance(parent, parent_stream, layer_calls)
+        with filled(parents[index], tensors, tokens.device) as parent:
+            groups = _sharing_inputs(parent, chosen, parent_stream[0], layer_calls[0])
+            wanted = _advance_noting(parent, [group[0] for group in groups], parent_stream, layer_calls)
+        with filled(children[index], tensors, tokens.device) as child:
+            for group in groups:
+                for module, blocks in _rounded_group(child, group, chosen, wanted.pop(group[0]), child_stream, layer_calls):
+                    yield spec.layer(index, f"{module}.weight"), blocks
             advance(child, child_stream, layer_calls)
 
 
@@ -100,33 +105,44 @@ def _pulled(gram: Tensor) -> Tensor:
     return gram + torch.diag(RIDGE * gram.diagonal() + 1e-6 * gram.diagonal().mean() + 1e-30)
 
 
-def _rounded_layer(
-    parent: nn.Module,
+def _advance_noting(
+    layer: nn.Module, modules: Sequence[str], stream: list[Tensor], calls: Sequence[Call]
+) -> dict[str, list[Tensor]]:
+    """Run the unrounded layer on every batch in place. Returns what each of ``modules`` is given, (tokens, in_features) a batch."""
+    noted: dict[str, list[Tensor]] = {module: [] for module in modules}
+    with ExitStack() as hooks:
+        for module in modules:
+            note = noted[module].append
+            hooks.enter_context(
+                hooked(layer.get_submodule(module), lambda _, inputs, __, note=note: note(inputs[0].flatten(0, -2)))
+            )
+        advance(layer, stream, calls)
+    return noted
+
+
+def _rounded_group(
     child: nn.Module,
+    modules: Sequence[str],
     formats: Mapping[str, BlockFormat],
-    parent_stream: Sequence[Tensor],
-    child_stream: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    stream: Sequence[Tensor],
     calls: Sequence[Call],
 ) -> Iterator[tuple[str, Blocks]]:
-    """The linear layers of ``child`` that have a format, in the order they are called in, each rounded in place as well."""
-    for modules in _sharing_inputs(child, child_stream[0], calls[0]):
-        chosen = [module for module in modules if module in formats]
-        if not chosen:
-            continue
-        size = _rows(child, chosen[0]).shape[1]
-        gram, cross = (torch.zeros(size, size, dtype=torch.float64, device=child_stream[0].device) for _ in range(2))
-        for before, now, call in zip(parent_stream, child_stream, calls, strict=True):
-            given = given_to(child, chosen[0], now, call).flatten(0, -2)
-            gram += given.T @ given
-            cross += given_to(parent, chosen[0], before, call).flatten(0, -2).T @ given
-        total = _pulled(gram)
-        # argmin_V Σ‖W y − V x‖² + the pull to W, with x = given, y = the parent's: V = W (cross + pull) total⁻¹.
-        towards = torch.linalg.solve(total, (cross + total - gram).T).T.float()
-        for module in chosen:
-            weight = _rows(child, module)
-            blocks = rounded(weight @ towards, formats[module], total.float())
-            weight.copy_(blocks.values())
-            yield module, blocks
+    """The linear layers that share an input, each rounded in place as well; ``wanted`` is what the unrounded model gives them."""
+    size = _rows(child, modules[0]).shape[1]
+    gram, cross = (torch.zeros(size, size, dtype=torch.float64, device=stream[0].device) for _ in range(2))
+    for meant, hidden, call in zip(wanted, stream, calls, strict=True):
+        given = given_to(child, modules[0], hidden, call).flatten(0, -2)
+        gram += given.T @ given
+        cross += meant.T @ given
+    total = _pulled(gram)
+    # argmin_V Σ‖W y − V x‖² + the pull to W, x being what is given and y what is meant: V = W (Σ y xᵀ + pull) total⁻¹.
+    towards = torch.linalg.solve(total, (cross + total - gram).T).T.float()
+    for module in modules:
+        weight = _rows(child, module)
+        blocks = rounded(weight @ towards, formats[module], total.float())
+        weight.copy_(blocks.values())
+        yield module, blocks
 
 
 def _rows(layer: nn.Module, module: str) -> Tensor:
@@ -140,23 +156,19 @@ def _linears(layer: nn.Module) -> list[str]:
     return [name for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)]
 
 
-def _sharing_inputs(layer: nn.Module, hidden: Tensor, call: Call) -> list[list[str]]:
+def _sharing_inputs(layer: nn.Module, modules: Iterable[str], hidden: Tensor, call: Call) -> list[list[str]]:
     """The linear layers in the order they are called in, those given the same input together."""
     groups: list[tuple[Tensor, list[str]]] = []
-    handles = []
-    for name in _linears(layer):
 
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-            if groups and groups[-1][0] is inputs[0]:
-                groups[-1][1].append(name)
-            else:
-                groups.append((inputs[0], [name]))
+    def note(name: str, given: Tensor) -> None:
+        if groups and groups[-1][0] is given:
+            groups[-1][1].append(name)
+        else:
+            groups.append((given, [name]))
 
-        handles.append(layer.get_submodule(name).register_forward_pre_hook(note))
     args, kwargs = call
-    try:
+    with ExitStack() as hooks:
+        for name in modules:
+            hooks.enter_context(hooked(layer.get_submodule(name), lambda _, inputs, __, name=name: note(name, inputs[0])))
         layer(hidden, *args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return [names for _, names in groups]
