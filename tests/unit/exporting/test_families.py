@@ -179,7 +179,9 @@ def test_a_tensor_in_another_format_or_missing_is_an_error(tmp_path):
 def test_reading_back_another_checkpoints_file_is_one_line(tmp_path):
     _, path, _ = written(tmp_path, "llama")
     other = tiny.write_checkpoint(tmp_path / "other", "llama", intermediate_size=60)
-    with pytest.raises(UserError, match="made from another checkpoint"):
+    with pytest.raises(
+        UserError, match=r"expected \(60, 40\); the file is of another model|expected \(40, 60\); the file is of another model"
+    ):
         dict(read_back.read(path, checkpoint.load_config(other), StoredWeights(other).shapes))
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match="not a whole GGUF file"):
