@@ -12,7 +12,8 @@ from minigpts.corpus.settings import Settings
 from minigpts.errors import exit_cleanly
 from minigpts.importing.source import ModelSource
 from minigpts.model import checkpoint
-from minigpts.quantization.formats import format_of
+from minigpts.params import require
+from minigpts.quantization.formats import FORMATS
 from minigpts.quantization.groups import GROUPS
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Params:
     def __post_init__(self) -> None:
         """Refuse a format that isn't known."""
         for group in GROUPS:
-            format_of(getattr(self, group))
+            require(getattr(self, group) in FORMATS, f"export.{group} must be one of {', '.join(FORMATS)}", getattr(self, group))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -123,7 +123,7 @@ def test_no_formats_no_file_and_no_metrics(inputs):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mlp_in": "Q9_9"}, "unknown weight format 'Q9_9'; known: F32"),
+        ({"mlp_in": "Q9_9"}, "params.yaml: export.mlp_in must be one of F32, .*, got 'Q9_9'"),
         ({"formats": ["onnx"]}, "export.formats must be one of gguf, got 'onnx'"),
     ],
 )
