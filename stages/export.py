@@ -13,7 +13,6 @@ from minigpts.errors import exit_cleanly
 from minigpts.importing.source import ModelSource
 from minigpts.model import checkpoint
 from minigpts.params import require
-from minigpts.params import require
 from minigpts.quantization.params import Precision
 
 if TYPE_CHECKING:

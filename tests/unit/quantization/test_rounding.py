@@ -93,5 +93,5 @@ def test_a_row_that_is_no_multiple_of_a_block_falls_back():
 
 def test_an_unknown_format_is_one_line():
     """It names what there is."""
-    with pytest.raises(UserError, match="unknown weight format 'Q3_X'; known: F32, .*IQ4_NL"):
+    with pytest.raises(UserError, match=r"unknown weight format 'Q3_X'; known: F32, .*IQ4_NL"):
         formats.format_of("Q3_X")
