@@ -28,8 +28,9 @@ $(OLDER)/.ready: constraints.txt
 
 repro: $(READY)  ## the whole pipeline on the embedded default: SmolLM2-135M and medical text
 	dvc repro
+	@python -m minigpts.reporting.chat --invite
 
-chat: $(READY)  ## talk to the child in this terminal; with PARENT=1 the parent answers beside it
+chat: $(READY)  ## talk to the exported file in this terminal; with PARENT=1 the parent answers beside it
 	@python -m minigpts.reporting.chat $(if $(PARENT),--parent data/checkpoints/base)
 
 test: $(READY)  ## the tests: unit, pipeline, end to end

@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
     }
     if file is not None:
         metrics["checkpoint_bytes"] = file.stat().st_size
+        metrics["num_nonzero_parameters"] = sum(int(tensor.count_nonzero()) for tensor in model.parameters())
     artifacts.write_json(arguments.metrics, metrics)
 
 

@@ -1,4 +1,4 @@
-"""Sum the run up: metrics/summary.json, the figures, and one page that shows parent and child side by side."""
+"""Sum the run up: metrics/summary.json, the figures, one page that shows parent and child side by side, and how to talk to it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from minigpts.budget.plan import Plan
     from minigpts.reporting.figures import Picture
 
-METRICS = ("dataset", "plan", "prune_neurons", "prune_embeddings", "finetune", "base", "tuned_parent", "pruned", "finetuned")
+METRICS = (
+    *("dataset", "plan", "prune_neurons", "prune_embeddings", "finetune", "export"),
+    *("base", "tuned_parent", "pruned", "finetuned", "exported"),
+)
 
 FLAGS = {
     "base": "the parent's checkpoint folder",
     "finetuned": "the child's checkpoint folder",
+    "exported": "the folder of the file made from it",
     "stats": "activation_stats.safetensors",
     "counts": "token_counts.parquet",
     "plan": "what plan_budget wrote: where a plan decided, no threshold did",
@@ -52,14 +56,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     values = params.read(args.params, Params, "report", top_level=("threshold", "embedding_threshold"))
 
     from minigpts.budget import plan
-    from minigpts.reporting import page, samples, summary, tokens
+    from minigpts.exporting import read_back
+    from minigpts.reporting import chat, page, samples, summary, tokens
 
     metrics = {name: artifacts.read_json(args.metrics / f"{name}.json") for name in METRICS}
     planned = plan.read(args.plan)
-    headlines = summary.summarize(*(metrics[name] for name in ("base", "finetuned", "tuned_parent", "finetune")))
+    headlines = summary.summarize(metrics)
     pictures = _pictures(args, values, planned, metrics)
-    texts = [samples.continuations(folder, values.prompts, values.max_new_tokens) for folder in (args.base, args.finetuned)]
-    pairs = [page.Sample(*sample) for sample in zip(values.prompts, *texts, strict=True)]
+    exported = args.exported if read_back.file_in(args.exported) else None
+    parent = samples.continuations(args.base, values.prompts, values.max_new_tokens)
+    child = samples.continuations(args.finetuned, values.prompts, values.max_new_tokens, exported)
+    pairs = [page.Sample(*sample) for sample in zip(values.prompts, parent, child, strict=True)]
     shown = pictures if planned else pictures[1:]  # without a plan there is no picture of one to look at
     html = page.render(page.Run(metrics, _decided_by(values, planned), shown, pairs, tokens.dropped_tokens(args.finetuned)))
 
@@ -69,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with artifacts.replacing(args.page) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
     artifacts.write_json(args.summary, headlines)
+    print(chat.invitation(args.finetuned, args.exported))
 
 
 def _decided_by(values: Params, planned: Plan | None) -> dict[str, Any]:
@@ -89,6 +97,9 @@ def _pictures(args: argparse.Namespace, values: Params, planned: Plan | None, me
     widths = artifacts.read_csv(args.metrics / "plots" / "layer_widths.csv")
     curve = artifacts.read_csv(args.metrics / "plots" / "recovery.csv")
     counts = np.array(artifacts.read_table(args.counts, ["count"])["count"])
+    models = {"parent": sizes.bytes_by_part(args.base), "tuned": sizes.bytes_by_part(args.finetuned)}
+    if metrics["export"]:
+        models["file"] = sizes.bytes_of_groups(metrics["export"]["bytes_by_group"])
     thresholds = (values.threshold, values.embedding_threshold) if planned is None else (None, None)
     return [
         figures.plan(artifacts.read_csv(args.metrics / "plots" / "plan.csv")),
@@ -104,7 +115,7 @@ def _pictures(args: argparse.Namespace, values: Params, planned: Plan | None, me
             float(parent) if (parent := curve[0].get("parent_validation_acc_norm")) else None,
             metrics["tuned_parent"].get("validation_bits_per_byte"),
         ),
-        figures.where_the_bytes_went(sizes.bytes_by_part(args.base), sizes.bytes_by_part(args.finetuned)),
+        figures.where_the_bytes_went(models),
     ]
 
 

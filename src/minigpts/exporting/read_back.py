@@ -11,12 +11,36 @@ import numpy as np
 from minigpts.errors import UserError, blaming
 from minigpts.exporting.architectures import architecture_of
 from minigpts.exporting.places import Place, places
-from minigpts.model.weights import Shapes
+from minigpts.model import checkpoint
+from minigpts.model.weights import Shapes, StoredWeights
 
 if TYPE_CHECKING:
     import torch
     from gguf import ReaderTensor
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def file_in(exported: Path) -> Path | None:
+    """The GGUF file of an export's folder; None where none was to be written. Raises UserError where there isn't exactly one."""
+    files = sorted(exported.glob("*.gguf"))
+    if not files and (exported / checkpoint.SKIPPED).exists():
+        return None
+    if len(files) != 1:
+        raise UserError(f"{exported}: holds {len(files)} GGUF files, expected one; run `dvc repro export`")
+    return files[0]
+
+
+def load_model(exported: Path, directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of the one GGUF file in the folder ``exported``, in ``dtype`` and eval mode, as llama.cpp dequantizes it.
+
+    ``directory`` is the checkpoint that the file was made from. Raises UserError for no or several files, or one of another
+    checkpoint.
+    """
+    file = file_in(exported)
+    if file is None:
+        raise UserError(f"{exported}: no file was exported; set export.formats to [gguf] and run `dvc repro export`")
+    config, shapes = checkpoint.load_config(directory), StoredWeights(directory).shapes
+    return checkpoint.load_model(directory, dtype, read(file, config, shapes))
 
 
 def read(path: Path, config: PreTrainedConfig, shapes: Shapes) -> Iterator[tuple[str, torch.Tensor]]:

@@ -16,7 +16,7 @@ MEANINGS = {
     QUERY_KEY: "queries and keys",
     VALUE_OUTPUT: "values and the heads' output",
     MLP_IN: "what makes the MLP neurons",
-    MLP_OUT: "what reads them",
+    MLP_OUT: "what reads the MLP neurons",
 }
 
 

@@ -58,7 +58,7 @@ NUMBERS = (
         "",
         "Parameters that aren't exactly 0; close to all of them where pruning removes instead of writing zeros.",
     ),
-    Number("checkpoint_bytes", "weights file", size, "lower", "Bytes of model.safetensors, the same number format in all of them."),
+    Number("checkpoint_bytes", "weights file", size, "lower", "Bytes of model.safetensors, or of the whole exported file."),
     Number("vocab_size", "vocabulary", whole, "", "Tokens that the model can read and write."),
     Number("relative_size", "size relative to the parent", percent, "lower", "Parameters as a share of the parent's."),
     Number(

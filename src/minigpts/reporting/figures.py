@@ -198,19 +198,22 @@ def recovery(
     )
 
 
-def where_the_bytes_went(parent: Mapping[str, int], child: Mapping[str, int]) -> Picture:
-    """Bytes of the weights by part of the model, parent and child side by side."""
-    parts = list(parent)
+def where_the_bytes_went(models: Mapping[str, Mapping[str, int]]) -> Picture:
+    """Bytes by part of the model, side by side: of the parent, first, of the tuned checkpoint, and of the file made from it."""
+    (parent, *_, child), parts = models.values(), list(next(iter(models.values())))
 
     def draw(axes: Axes, theme: Theme) -> None:
-        places = np.arange(len(parts))
+        places, height = np.arange(len(parts)), 0.8 / len(models)
         unit, label = (1e6, "MB") if max(parent.values()) >= 1e6 else (1e3, "kB")
-        for shift, name, sizes, color in ((-0.2, "parent", parent, theme.parent), (0.2, "child", child, theme.child)):
-            bars = axes.barh(places + shift, [sizes[part] / unit for part in parts], height=0.36, color=color, label=name)
-            axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8.5)
+        for row, (name, sizes) in enumerate(models.items()):
+            shift, color = (row - (len(models) - 1) / 2) * height, theme.parent if row == 0 else theme.child
+            bars = axes.barh(places + shift, [sizes[part] / unit for part in parts], height * 0.9, label=name, color=color)
+            for bar in bars:
+                bar.set_alpha(0.55 if 0 < row < len(models) - 1 else 1.0)  # what lies between parent and child is pale
+            axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8.5 if len(models) < 3 else 7.5)
         axes.set_yticks(places, [part.replace(" and ", "\nand ") for part in parts])
         axes.invert_yaxis()
-        axes.set_xlabel(f"weights ({label})")
+        axes.set_xlabel(label)
         axes.margins(x=0.14)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -223,10 +226,17 @@ def where_the_bytes_went(parent: Mapping[str, int], child: Mapping[str, int]) ->
     return Picture(
         "where_the_bytes_went",
         "Where the bytes went",
-        f"The weights file by part of the model, in parent and child: {share}.",
-        "Bytes by part, parent to child: " + "; ".join(f"{part} {parent[part]:,} to {child[part]:,}" for part in parts) + ".",
+        f"Bytes by part of the model, of {_listed(list(models))}: {share}.",
+        f"Bytes by part, of {_listed(list(models))}: "
+        + "; ".join(f"{part} {_listed([f'{sizes[part]:,}' for sizes in models.values()])}" for part in parts)
+        + ".",
         draw,
     )
+
+
+def _listed(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def plan(table: Sequence[Mapping[str, str]]) -> Picture:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minigpts.quantization.groups import MEANINGS
 from minigpts.reporting import style
 from minigpts.reporting.captions import MISSING, NUMBERS, Number, decimal, flatten, percent, short, size, text
 from minigpts.reporting.figures import Picture
-from minigpts.reporting.summary import Metrics, findings
+from minigpts.reporting.summary import Metrics, child_of, findings
 
 TEMPLATE = "page.html.jinja"
 STOPPED = {  # finetune's stop_reason, in words
@@ -19,13 +20,13 @@ STOPPED = {  # finetune's stop_reason, in words
     "plateau": "it no longer improved",
     "budget": "its budget of tokens was spent",
 }
-# metrics file: what the page calls it; the tuned parent's is empty where the parent wasn't tuned
-EVALUATIONS = {"base": "parent", "tuned_parent": "tuned parent", "pruned": "pruned", "finetuned": "child"}
+# metrics file: what the page calls it; those of a tuned parent or a file that there isn't are empty
+EVALUATIONS = {"base": "parent", "tuned_parent": "tuned parent", "pruned": "pruned", "finetuned": "tuned", "exported": "file"}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What parent and child write after the same prompt."""
+    """What parent and child (the exported file where there is one) write after the same prompt."""
 
     prompt: str
     parent: str
@@ -73,7 +74,7 @@ def render(run: Run) -> str:
     dataset = run.metrics["dataset"]
     width, height = style.pixels()
     return environment.get_template(TEMPLATE).render(
-        findings=findings(*(run.metrics[name] for name in ("base", "finetuned", "tuned_parent"))),
+        findings=findings(run.metrics["base"], child_of(run.metrics), run.metrics["tuned_parent"]),
         tiles=[_tile(run, *tile) for tile in TILES],
         columns=[EVALUATIONS[name] for name in _measured(run)],
         rows=[row for number in NUMBERS if (row := _row(run, number)) is not None],
@@ -124,6 +125,19 @@ def _facts(run: Run) -> list[str]:
         facts.append(f"It reached its parent's bits per byte on validation text after {tune['recovered_at_tokens']:,} tokens.")
     elif "recovered" in tune:
         facts.append("It did not reach its parent's bits per byte on validation text.")
+    return [*facts, *_rounding(run.metrics["export"])]
+
+
+def _rounding(export: Metrics) -> list[str]:
+    """The exported file's formats and size, and which weights are in another format than their group's; nothing without a file."""
+    if not export:
+        return []
+    formats = "; ".join(f"{MEANINGS[group]}: {', '.join(used)}" for group, used in export["formats"].items())
+    totals = f"{export['bits_per_weight']:.2f} bits per weight, {size(export['megabytes'] * 1e6)} in all"
+    facts = [f"The file has the weights in these formats: {formats}. That is {totals}."]
+    if export["fallbacks"]:
+        fallbacks = "; ".join(f"{reason} ({count:,} weights)" for reason, count in export["fallbacks"].items())
+        facts.append(f"Weight matrices in another format than asked for: {fallbacks}.")
     return facts
 
 

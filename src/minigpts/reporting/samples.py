@@ -1,8 +1,9 @@
-"""What a checkpoint writes after a prompt: greedy decoding, in fp32, the same on every run."""
+"""What a model writes after a prompt: greedy decoding, in fp32, the same on every run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,9 +12,10 @@ from minigpts.errors import UserError
 from minigpts.model import checkpoint, packing
 
 
-def continuations(directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-    """The text a checkpoint adds to each prompt, up to its end-of-text token or ``max_new_tokens``.
+def continuations(directory: Path, prompts: Sequence[str], max_new_tokens: int, exported: Path | None = None) -> list[str]:
+    """The text that the checkpoint in ``directory``, or the file made from it in ``exported``, adds to each prompt.
 
+    It ends at the end-of-text token or after ``max_new_tokens``.
     Of the special tokens that the tokenizer adds, those before the prompt are kept: behind an end token nothing goes on.
     Raises UserError for a prompt that, with its continuation, doesn't fit the model's positions.
     """
@@ -21,11 +23,14 @@ def continuations(directory: Path, prompts: Sequence[str], max_new_tokens: int) 
         return []
     import torch
 
-    model = checkpoint.load_model(directory, torch.float32)
+    from minigpts.exporting import read_back
+
+    load = checkpoint.load_model if exported is None else partial(read_back.load_model, exported)
+    model = load(directory, torch.float32)
     tokenizer = checkpoint.load_tokenizer(directory)
     limit = getattr(model.config, "max_position_embeddings", None)
     texts = []
-    for prompt in tqdm(prompts, desc=f"samples of {directory.name}", unit="prompt"):
+    for prompt in tqdm(prompts, desc=f"samples of {(exported or directory).name}", unit="prompt"):
         ids = torch.tensor([packing.prompt_ids(tokenizer.backend_tokenizer, prompt)])  # (1, prompt tokens)
         length = ids.shape[1]
         if limit is not None and length + max_new_tokens > limit:

@@ -1,15 +1,18 @@
-"""Where a checkpoint's bytes are, read from the header of its weights file alone."""
+"""Where a model's bytes are, read from the header of a checkpoint's weights file alone, or from an exported file's metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from minigpts import artifacts
 from minigpts.model.families import spec_for
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import WEIGHTS, stored_tensors
+from minigpts.quantization.groups import EMBEDDING, MLP_IN, MLP_OUT, QUERY_KEY, VALUE_OUTPUT
 
-PARTS = ("embeddings", "attention", "MLP", "norms and other")
+EMBEDDINGS, ATTENTION, MLP, OTHER = PARTS = ("embeddings", "attention", "MLP", "norms and other")
+PART_OF = {EMBEDDING: EMBEDDINGS, QUERY_KEY: ATTENTION, VALUE_OUTPUT: ATTENTION, MLP_IN: MLP, MLP_OUT: MLP}
 
 
 def bytes_by_part(directory: Path) -> dict[str, int]:
@@ -24,13 +27,21 @@ def bytes_by_part(directory: Path) -> dict[str, int]:
     return totals
 
 
+def bytes_of_groups(bytes_by_group: Mapping[str, int]) -> dict[str, int]:
+    """``bytes_by_group`` of ``metrics/export.json``, by :data:`PARTS`; the file's header and tokenizer count with the rest."""
+    totals = dict.fromkeys(PARTS, 0)
+    for group, num_bytes in bytes_by_group.items():
+        totals[PART_OF.get(group, OTHER)] += num_bytes
+    return totals
+
+
 def _part(name: str, spec: ArchitectureSpec) -> str:
     if name.startswith((f"{spec.embedding}.", f"{spec.stored_lm_head}.")):
-        return "embeddings"
+        return EMBEDDINGS
     if not name.startswith(f"{spec.layers}."):
-        return "norms and other"
+        return OTHER
     module = name.removeprefix(f"{spec.layers}.").partition(".")[2]
     if module.startswith(tuple(f"{path}." for path in (*spec.mlp_in, spec.mlp_out))):
-        return "MLP"
+        return MLP
     # The queries, keys and values are siblings of the projection that reads the heads.
-    return "attention" if module.startswith(f"{spec.attention_out.rpartition('.')[0]}.") else "norms and other"
+    return ATTENTION if module.startswith(f"{spec.attention_out.rpartition('.')[0]}.") else OTHER

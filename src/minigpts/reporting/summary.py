@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from minigpts.reporting import captions
+
 Metrics = Mapping[str, Any]
 
-CHILD = ("acc", "acc_norm", "acc_stderr", "bits_per_byte", "checkpoint_bytes", "perplexity", "validation_bits_per_byte")
+CHILD = ("acc", "acc_norm", "acc_stderr", "bits_per_byte", "perplexity", "validation_bits_per_byte")
 
 
 @dataclass(frozen=True)
@@ -20,24 +22,40 @@ class Finding:
     good: bool | None  # None: neither
 
 
-def summarize(base: Metrics, finetuned: Metrics, tuned_parent: Metrics, finetune: Metrics) -> dict[str, Any]:
+def child_of(metrics: Mapping[str, Metrics]) -> Metrics:
+    """The child's figures among all metrics files by name: the exported file's, or the checkpoint's where none was exported."""
+    return metrics["exported"] or metrics["finetuned"]
+
+
+def summarize(metrics: Mapping[str, Metrics]) -> dict[str, Any]:
     """``metrics/summary.json``: the figures that ``dvc exp show`` and ``dvc metrics diff`` list.
 
-    The child's own figures stand under their own names; ``size_reduction`` is a share of the parent's parameters, ratios are
-    child over parent, deltas child minus parent. What can't be computed because a value is missing is null, which DVC leaves
-    out of its tables; so is the comparison with the tuned parent where it wasn't tuned (``tuned_parent`` is empty).
+    ``metrics`` holds each file of ``metrics/`` under its name without ``.json``. The child is the exported file where there is
+    one, else the tuned checkpoint, and its own figures have their own names. ``megabytes`` are 10^6 bytes of that file (of the
+    weights file for a checkpoint) and ``bytes_reduction`` is what it saves as a share of the parent's weights file, whereas
+    ``size_reduction`` is a share of the parent's parameters. Ratios are child over parent, deltas child minus parent. What
+    can't be computed because a value is missing is null, which DVC leaves out of its tables; so is the comparison with the
+    tuned parent where it wasn't tuned (its metrics are empty).
     """
-    size = _ratio(base, finetuned, "num_parameters")
+    base, child, tuned_parent = metrics["base"], child_of(metrics), metrics["tuned_parent"]
+    num_bytes = child.get("checkpoint_bytes")
     return {
-        **{key: finetuned.get(key) for key in CHILD},
-        "acc_delta": _delta(base, finetuned, "acc"),
-        "acc_delta_to_tuned_parent": _delta(tuned_parent, finetuned, "acc"),
-        "bits_per_byte_ratio": _ratio(base, finetuned, "bits_per_byte"),
-        "perplexity_ratio": _ratio(base, finetuned, "perplexity"),
-        "perplexity_over_tuned_parent": _ratio(tuned_parent, finetuned, "perplexity"),
-        "recovered_at_tokens": finetune.get("recovered_at_tokens"),
-        "size_reduction": None if size is None else 1 - size,
+        **{key: child.get(key) for key in CHILD},
+        "acc_delta": _delta(base, child, "acc"),
+        "acc_delta_to_tuned_parent": _delta(tuned_parent, child, "acc"),
+        "bits_per_byte_ratio": _ratio(base, child, "bits_per_byte"),
+        "bytes_reduction": _reduction(base, child, "checkpoint_bytes"),
+        "megabytes": None if num_bytes is None else num_bytes / 1e6,
+        "perplexity_ratio": _ratio(base, child, "perplexity"),
+        "perplexity_over_tuned_parent": _ratio(tuned_parent, child, "perplexity"),
+        "recovered_at_tokens": metrics["finetune"].get("recovered_at_tokens"),
+        "size_reduction": _reduction(base, child, "num_parameters"),
     }
+
+
+def _reduction(parent: Metrics, child: Metrics, key: str) -> float | None:
+    ratio = _ratio(parent, child, key)
+    return None if ratio is None else 1 - ratio
 
 
 def _ratio(parent: Metrics, child: Metrics, key: str) -> float | None:
@@ -52,54 +70,55 @@ def _delta(parent: Metrics, child: Metrics, key: str) -> float | None:
     return child[key] - parent[key]
 
 
-def findings(base: Metrics, finetuned: Metrics, tuned_parent: Metrics) -> list[Finding]:
+def findings(base: Metrics, child: Metrics, tuned_parent: Metrics) -> list[Finding]:
     """The verdict: size, text, both accuracies, and what the run doesn't tell.
 
     A child is called better or worse only than the parent tuned on as many tokens, where that was measured: tuning alone makes
     any model better on the text it is tuned on.
     """
     accuracies = [
-        *_accuracy(base, finetuned, tuned_parent, "acc", "Accuracy"),
-        *_accuracy(base, finetuned, tuned_parent, "acc_norm", "Length-normalized accuracy"),
+        *_accuracy(base, child, tuned_parent, "acc", "Accuracy"),
+        *_accuracy(base, child, tuned_parent, "acc_norm", "Length-normalized accuracy"),
     ]
     return [
-        *_size(base, finetuned),
-        *_text(base, finetuned, tuned_parent),
+        *_size(base, child),
+        *_text(base, child, tuned_parent),
         *(accuracies or [Finding("Accuracy", "Not measured: there were no questions.", None)]),
         Finding("Not known", _unknown(bool(tuned_parent)), None),
     ]
 
 
-def _size(base: Metrics, finetuned: Metrics) -> list[Finding]:
-    parameters, size = _ratio(base, finetuned, "num_parameters"), _ratio(base, finetuned, "checkpoint_bytes")
+def _size(base: Metrics, child: Metrics) -> list[Finding]:
+    parameters, size = _ratio(base, child, "num_parameters"), _ratio(base, child, "checkpoint_bytes")
     if parameters is None or size is None:
         return []
-    text = f"{_change(parameters)} parameters and {_change(size)} bytes than the parent."
-    return [Finding("Size", text, parameters < 1)]
+    megabytes = " → ".join(captions.size(model["checkpoint_bytes"]) for model in (base, child))
+    text = f"{_change(parameters)} parameters and {_change(size)} bytes than the parent ({megabytes})."
+    return [Finding("Size", text, size < 1)]
 
 
-def _text(base: Metrics, finetuned: Metrics, tuned_parent: Metrics) -> list[Finding]:
-    ratio, tuned = (_ratio(parent, finetuned, "bits_per_byte") for parent in (base, tuned_parent))
+def _text(base: Metrics, child: Metrics, tuned_parent: Metrics) -> list[Finding]:
+    ratio, tuned = (_ratio(parent, child, "bits_per_byte") for parent in (base, tuned_parent))
     if ratio is None:
         return []
-    child = finetuned["bits_per_byte"]
-    text = f"{_change(ratio)} bits per byte on held-out text than the untouched parent ({base['bits_per_byte']:.3f} → {child:.3f})"
+    bits = child["bits_per_byte"]
+    text = f"{_change(ratio)} bits per byte on held-out text than the untouched parent ({base['bits_per_byte']:.3f} → {bits:.3f})"
     if tuned is None:
         return [Finding("Text", f"{text}.", None if ratio <= 1 else False)]
     text += f", {_change(tuned)} than the parent tuned on as many tokens ({tuned_parent['bits_per_byte']:.3f})."
     return [Finding("Text", text, tuned <= 1)]
 
 
-def _accuracy(base: Metrics, finetuned: Metrics, tuned_parent: Metrics, key: str, name: str) -> list[Finding]:
-    delta, tuned = (_delta(parent, finetuned, key) for parent in (base, tuned_parent))
+def _accuracy(base: Metrics, child: Metrics, tuned_parent: Metrics, key: str, name: str) -> list[Finding]:
+    delta, tuned = (_delta(parent, child, key) for parent in (base, tuned_parent))
     if delta is None:
         return []
-    text = f"{delta * 100:+.1f} points against the untouched parent ({base[key]:.1%} → {finetuned[key]:.1%})"
+    text = f"{delta * 100:+.1f} points against the untouched parent ({base[key]:.1%} → {child[key]:.1%})"
     decisive = delta
     if tuned is not None:
         text += f", {tuned * 100:+.1f} against the parent tuned on as many tokens ({tuned_parent[key]:.1%})"
         decisive = tuned
-    stderr = finetuned.get(f"{key}_stderr")
+    stderr = child.get(f"{key}_stderr")
     if stderr is not None:
         text += f"; one standard error is {stderr * 100:.1f}"
     within = stderr is not None and abs(decisive) <= stderr

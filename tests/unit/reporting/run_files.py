@@ -10,8 +10,11 @@ import torch
 import yaml
 
 from minigpts import artifacts
+from minigpts.exporting import export
+from minigpts.exporting.general_section import Provenance
 from minigpts.model import checkpoint
-from minigpts.model.weights import write_tensors
+from minigpts.model.weights import StoredWeights, write_tensors
+from minigpts.quantization.groups import GROUPS
 from tests import tiny
 
 LAYERS, WIDTH, HEADS = 3, 77, 4
@@ -83,16 +86,49 @@ def metrics() -> dict[str, dict[str, Any]]:
         "tuned_parent": evaluation(bits_per_byte=0.8, validation_bits_per_byte=0.95, perplexity=14.0, acc=0.55, acc_norm=0.6),
         "pruned": evaluation(**smaller, bits_per_byte=1.6, acc=0.3, acc_norm=0.33),
         "finetuned": evaluation(**smaller, bits_per_byte=0.9, perplexity=17.0, acc=0.45, acc_norm=0.61),
+        "exported": evaluation(
+            **{**smaller, "checkpoint_bytes": 400_000}, bits_per_byte=0.92, perplexity=18.0, acc=0.44, acc_norm=0.6
+        ),
+        "export": {
+            "file": "tiny-notes.gguf",
+            "megabytes": 0.4,
+            "bits_per_weight": 5.614,
+            "formats": {"embedding": {"Q5_0": 1}, "mlp_out": {"IQ4_NL": 2, "F16": 1}},
+            "bytes_by_group": {
+                "embedding": 90_000,
+                "query_key": 30_000,
+                "value_output": 40_000,
+                "mlp_in": 120_000,
+                "mlp_out": 70_000,
+            }
+            | {"norms, biases and positions": 4_000, "header": 46_000},
+            "fallbacks": {"mlp_out: F16 for IQ4_NL, whose blocks don't divide rows of 77": 1},
+        },
     }
 
 
-def write_run(root: Path, planned: bool = False) -> list[str]:
-    """Write the files below ``root``, of a run by thresholds or by a budget's plan; gives the stage's arguments."""
+def write_export(out: Path, child: Path, weights: Path) -> Path:
+    """An exported file of ``child`` in half precision, with the weights of the checkpoint ``weights``; gives the file."""
+    origin = Provenance("Tiny", None, None, None, "notes", 1, 2)
+    wanted = dict.fromkeys(GROUPS, "F16")
+    return out / export.write(out, child, origin, wanted, StoredWeights(weights).items(), {}, ())["file"]
+
+
+def write_run(root: Path, planned: bool = False, exported: bool = True) -> list[str]:
+    """Write the files below ``root``, of a run by thresholds or by a budget's plan; gives the stage's arguments.
+
+    The exported file's weights are others than those of its checkpoint, so that what reads the wrong ones shows.
+    """
     base = tiny.write_checkpoint(root / "base", dtype=torch.bfloat16)
     child = tiny.write_checkpoint(root / "finetuned", seed=1, dtype=torch.bfloat16, intermediate_size=48)
     _write_profile(root, base, child)
     for name, values in metrics().items():
-        artifacts.write_json(root / "metrics" / f"{name}.json", values)
+        artifacts.write_json(root / "metrics" / f"{name}.json", values if exported or "export" not in name else {})
+    if exported:
+        other = tiny.write_checkpoint(root / "other", seed=7, dtype=torch.bfloat16, intermediate_size=48)
+        write_export(root / "export", child, other)
+    else:
+        artifacts.write_json(root / "export" / checkpoint.SKIPPED, {"formats": []})
     widths = [{"layer": layer, "width": 48, "parent_width": WIDTH} for layer in range(LAYERS)]
     artifacts.write_csv(root / "metrics/plots/layer_widths.csv", widths)
     artifacts.write_csv(root / "metrics/plots/recovery.csv", curve())
@@ -104,6 +140,7 @@ def write_run(root: Path, planned: bool = False) -> list[str]:
     flags = {
         "base": base,
         "finetuned": child,
+        "exported": root / "export",
         "stats": root / "stats.safetensors",
         "counts": root / "counts.parquet",
         "plan": root / "plan.json",

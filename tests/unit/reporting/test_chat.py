@@ -15,6 +15,7 @@ from minigpts.model import checkpoint
 from minigpts.reporting import chat
 from tests import tiny
 from tests.unit.post_processors import POST_PROCESSORS
+from tests.unit.reporting.run_files import write_export
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
@@ -25,11 +26,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def said(folder: Path, lines: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> list[str]:
+    return spoken(lines, monkeypatch, "--model", str(folder), *flags)
+
+
+def spoken(lines: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> list[str]:
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     with pytest.MonkeyPatch.context() as patch:
         printed = io.StringIO()
         patch.setattr(sys, "stdout", printed)
-        chat.main(["--model", str(folder), "--max-new-tokens", "6", *flags])
+        chat.main(["--max-new-tokens", "6", *flags])
     return printed.getvalue().splitlines()
 
 
@@ -79,6 +84,35 @@ def test_both_answer_where_a_parent_is_named(folder, monkeypatch):
     printed = said(folder, "heart\n", monkeypatch, "--parent", str(folder))
     child, parent = (next(line for line in printed if line.startswith(name)).partition(": ")[2] for name in ("child", "parent"))
     assert child == parent
+
+
+def test_the_default_child_is_the_file_and_the_checkpoint_where_none_was_exported(tmp_path, monkeypatch):
+    """The file has another model's weights, so what reads the wrong ones shows."""
+    monkeypatch.chdir(tmp_path)
+    child, other = tiny.write_checkpoint(chat.CHECKPOINT), tiny.write_checkpoint(Path("other"), seed=7)
+    file = write_export(chat.EXPORTED, child, other)
+    (other / "chat_template.jinja").write_text(TEMPLATE)
+    (child / "chat_template.jinja").write_text(TEMPLATE)
+    (of_file,) = stock_replies(other, ["heart lung"])
+    (of_checkpoint,) = stock_replies(child, ["heart lung"])
+    assert of_file != of_checkpoint
+
+    def answered(*flags: str) -> tuple[str, str]:
+        first, *_, last = spoken("heart lung\n", monkeypatch, *flags)
+        return first, last.removeprefix("child:").strip()
+
+    exported = f"The child is {file} ({file.stat().st_size / 1e6:.1f} MB)."
+    unrounded = f"The child is {child} ({(child / 'model.safetensors').stat().st_size / 1e6:.1f} MB)."
+    assert answered() == (exported, of_file)
+    assert answered("--exported", str(chat.EXPORTED)) == (exported, of_file)
+    assert answered("--model", str(child)) == (unrounded, of_checkpoint)
+    file.unlink()
+    with pytest.raises(UserError, match="data/export: holds 0 GGUF files"):
+        chat.main([])
+    (chat.EXPORTED / checkpoint.SKIPPED).write_text("{}")
+    assert answered() == (unrounded, of_checkpoint)
+    chat.EXPORTED.rename("elsewhere")
+    assert answered() == (unrounded, of_checkpoint)
 
 
 def test_a_full_context_drops_the_oldest_turns(folder, monkeypatch):

@@ -32,7 +32,13 @@ def pictures() -> list[Picture]:
             [row["validation_acc_norm"] for row in rows],
             0.6,
         ),
-        figures.where_the_bytes_went({"embeddings": 80, "MLP": 100}, {"embeddings": 30, "MLP": 50}),
+        figures.where_the_bytes_went(
+            {
+                "parent": {"embeddings": 80, "MLP": 100},
+                "tuned": {"embeddings": 30, "MLP": 50},
+                "file": {"embeddings": 9, "MLP": 14},
+            }
+        ),
         figures.plan(table()),
     ]
 
@@ -67,10 +73,11 @@ def test_captions_count_right() -> None:
     assert "The parent has 77 MLP neurons a layer, the child 40 to 48." in figures.layer_widths([48, 40], [77, 77]).alt
     assert "the child 40 to 48 in the 2 that stay." in figures.layer_widths([48, 0, 40], [77, 77, 77]).alt
     assert "88 of 154 stay (57.1%)" in figures.layer_widths([48, 40], [77, 77]).caption
-    assert (
-        "70% of what was saved came from the MLP"
-        in figures.where_the_bytes_went({"a": 40, "MLP": 90}, {"a": 10, "MLP": 20}).caption
-    )
+    models = {"parent": {"a": 40, "MLP": 90}, "tuned": {"a": 10, "MLP": 20}}
+    assert figures.where_the_bytes_went(models).caption.endswith("of parent and tuned: 70% of what was saved came from the MLP.")
+    file = figures.where_the_bytes_went({**models, "file": {"a": 8, "MLP": 2}})
+    assert "of parent, tuned and file: 73% of what was saved came from the MLP" in file.caption
+    assert "a 40, 10 and 8; MLP 90, 20 and 2." in file.alt
     assert "Bytes freed by kind: MLP 100%, layers 0%." in figures.plan(table()).caption
     assert "no budget is set" in figures.plan([row for row in table() if row["chosen"] == "False"]).caption
     assert "has not recovered" in figures.recovery([0, 10], [2.0, 1.5], 1.0, None).caption
@@ -88,7 +95,7 @@ def test_captions_count_right() -> None:
         lambda: figures.layer_widths([77], [77]),  # nothing cut
         lambda: figures.recovery([0], [1.0], 1.0, 0),  # recovered before the first step
         lambda: figures.recovery([0, 10], [2.0, 1.0], 1.0, 10, [0.5, 0.5]),  # the parent was asked nothing
-        lambda: figures.where_the_bytes_went({"MLP": 10}, {"MLP": 10}),  # nothing saved
+        lambda: figures.where_the_bytes_went({"parent": {"MLP": 10}, "tuned": {"MLP": 10}}),  # nothing saved
     ],
 )
 def test_the_edges_draw(make: Callable[[], Picture], recwarn: pytest.WarningsRecorder) -> None:

@@ -87,9 +87,28 @@ def test_a_fallen_accuracy_is_said_at_the_top() -> None:
 
 def test_the_tuned_parent_has_a_column_where_it_was_tuned() -> None:
     with_it, without = (Document(page.render(run(**changes))).text for changes in ({}, {"tuned_parent": {}}))
-    assert "Parent, tuned parent, pruned, child" in with_it
-    assert "Parent, pruned, child" in without
+    assert "Parent, tuned parent, pruned, tuned, file" in with_it
+    assert "Parent, pruned, tuned, file" in without
     assert "tuned parent" not in without
+
+
+def test_headlines_and_verdict_are_the_files_where_there_is_one() -> None:
+    pages = {}
+    for name, changes in {"file": {}, "checkpoint": {"export": {}, "exported": {}}}.items():
+        pages[name] = " ".join(Document(page.render(run(tuned_parent={}, **changes))).text.split())
+    assert "80.0% fewer bytes than the parent (2.0 MB → 0.4 MB)" in pages["file"]
+    assert "(1.000 → 0.920)" in pages["file"]
+    assert "−6.0 points" in pages["file"]
+    assert (
+        "token embedding and lm_head: Q5_0; what reads the MLP neurons: IQ4_NL, F16. That is 5.61 bits per weight, 0.4 MB"
+        in pages["file"]
+    )
+    assert "mlp_out: F16 for IQ4_NL, whose blocks don't divide rows of 77 (1 weights)" in pages["file"]
+    assert "of the exported file, read back (file): that is the child." in pages["file"]
+    assert "Parent, pruned, tuned The same measurements" in pages["checkpoint"]
+    assert "(1.000 → 0.900)" in pages["checkpoint"]
+    assert "bits per weight" not in pages["checkpoint"]
+    assert "file): that" not in pages["checkpoint"]
 
 
 def test_heads_and_layers_are_named_where_they_went() -> None:
@@ -105,10 +124,10 @@ def test_what_was_not_measured_is_shown_as_such() -> None:
     def without(values: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if "acc" not in key}
 
-    files = metrics()
-    text = Document(page.render(run(**{name: without(files[name]) for name in ("base", "pruned", "finetuned")}, finetune={}))).text
+    files, measured = metrics(), ("base", "pruned", "finetuned", "exported")
+    text = Document(page.render(run(**{name: without(files[name]) for name in measured}, finetune={}))).text
     assert "Accuracy: Not measured" in text
-    assert "not measured" in text.split("Parent, pruned, child")[0]
+    assert "not measured" in text.split("Parent, tuned parent, pruned, tuned, file")[0]
 
 
 @pytest.mark.parametrize(

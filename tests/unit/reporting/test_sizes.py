@@ -6,7 +6,7 @@ import torch
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
-from minigpts.reporting.sizes import PARTS, bytes_by_part
+from minigpts.reporting.sizes import PARTS, bytes_by_part, bytes_of_groups
 from tests import tiny
 
 
@@ -48,6 +48,11 @@ def test_every_family_is_booked_as_its_modules_say(tmp_path: Path, variant: str)
     sizes = bytes_by_part(directory)
     assert {part: sizes[part] // 4 for part in expected} == expected
     assert sum(sizes.values()) == 4 * checkpoint.sizes(directory)["num_parameters"]
+
+
+def test_a_files_groups_are_booked_as_the_checkpoints_parts() -> None:
+    groups = {"embedding": 1, "query_key": 2, "value_output": 4, "mlp_in": 8, "mlp_out": 16, "header": 32, "norms": 64}
+    assert bytes_of_groups(groups) == {"embeddings": 1, "attention": 6, "MLP": 24, "norms and other": 96}
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 40])

@@ -12,7 +12,9 @@ def test_arithmetic() -> None:
         num_parameters=580, checkpoint_bytes=1150, bits_per_byte=1.0, perplexity=12.0, acc=0.625, acc_norm=0.5, acc_stderr=0.03125
     )
     tuned = evaluation(perplexity=10.0, acc=0.75)
-    summary = summarize(base, child, tuned, {"recovered_at_tokens": 4096})
+    finetune = {"recovered_at_tokens": 4096}
+    files = {"base": base, "finetuned": child, "exported": {}, "tuned_parent": tuned, "finetune": finetune}
+    summary = summarize(files)
     assert summary == {
         "acc": 0.625,
         "acc_delta": 0.125,
@@ -21,7 +23,8 @@ def test_arithmetic() -> None:
         "acc_stderr": 0.03125,
         "bits_per_byte": 1.0,
         "bits_per_byte_ratio": 0.8,
-        "checkpoint_bytes": 1150,
+        "bytes_reduction": pytest.approx(0.425),
+        "megabytes": 0.00115,
         "perplexity": 12.0,
         "perplexity_over_tuned_parent": 1.2,
         "perplexity_ratio": 0.75,
@@ -29,10 +32,15 @@ def test_arithmetic() -> None:
         "size_reduction": pytest.approx(0.42),
         "validation_bits_per_byte": 1.1,
     }
+    file = {**child, "checkpoint_bytes": 500, "perplexity": 14.0, "acc": 0.5}
+    changed = {"perplexity": 14.0, "perplexity_ratio": 0.875, "perplexity_over_tuned_parent": 1.4, "megabytes": 0.0005}
+    changed |= {"acc": 0.5, "acc_delta": 0.0, "acc_delta_to_tuned_parent": -0.25, "bytes_reduction": 0.75}
+    assert summarize({**files, "exported": file}) == {**summary, **changed}
 
 
 def test_zero_accuracy_is_a_measurement() -> None:
-    summary = summarize(evaluation(acc=0.0), evaluation(acc=0.0), {}, {})
+    files = {"base": evaluation(acc=0.0), "finetuned": evaluation(acc=0.0), "exported": {}, "tuned_parent": {}, "finetune": {}}
+    summary = summarize(files)
     assert summary["acc_delta"] == 0.0
     assert summary["recovered_at_tokens"] is None
     assert summary["perplexity_over_tuned_parent"] is None
@@ -40,7 +48,8 @@ def test_zero_accuracy_is_a_measurement() -> None:
 
 def test_without_questions_nothing_is_claimed_of_accuracy() -> None:
     without = {key: value for key, value in evaluation(num_questions=0).items() if not key.startswith("acc")}
-    assert summarize(without, without, {}, {})["acc_delta"] is None
+    files = {"base": without, "finetuned": without, "exported": {}, "tuned_parent": {}, "finetune": {}}
+    assert summarize(files)["acc_delta"] is None
     (finding,) = [finding for finding in findings(without, without, {}) if finding.label == "Accuracy"]
     assert finding.good is None
     assert "Not measured" in finding.text
@@ -62,7 +71,8 @@ def test_without_questions_nothing_is_claimed_of_accuracy() -> None:
         ({"acc": 0.59}, {"acc": 0.6}, None, "−1.0 against the parent tuned"),
         ({"bits_per_byte": 0.9}, {"bits_per_byte": 0.8}, False, "12.5% more than the parent tuned on as many tokens (0.800)."),
         ({"bits_per_byte": 0.8}, {"bits_per_byte": 0.8}, True, "0.0% fewer than the parent tuned on as many tokens (0.800)."),
-        ({"num_parameters": 600_000}, {}, True, "40.0% fewer parameters"),
+        ({"num_parameters": 600_000}, {}, False, "40.0% fewer parameters and 0.0% fewer bytes"),
+        ({"checkpoint_bytes": 500_128}, {}, True, "75.0% fewer bytes than the parent (2.0\u00a0MB → 0.5\u00a0MB)."),
     ],
 )
 def test_what_is_praised_is_better_than_the_tuned_parent(

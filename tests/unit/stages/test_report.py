@@ -1,15 +1,18 @@
 import hashlib
 import json
+import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
 import yaml
 
 from minigpts.errors import UserError
+from minigpts.reporting import samples
 from stages.report import main
-from tests.unit.reporting.run_files import write_run
+from tests.unit.reporting.run_files import PROMPTS, write_run
 
 FIGURES = ("layer_widths", "neuron_magnitudes", "plan", "recovery", "token_frequencies", "where_the_bytes_went")
 OUTPUTS = ("summary.json", "report.html", "figures")
@@ -44,7 +47,8 @@ def test_writes_what_dvc_yaml_names_and_nothing_else(finished: tuple[Path, list[
 def test_the_summary(finished: tuple[Path, list[str]]) -> None:
     root, _ = finished
     summary = json.loads((root / "metrics/summary.json").read_text(encoding="utf-8"))
-    assert (summary["size_reduction"], summary["bits_per_byte_ratio"], summary["acc_delta"]) == (0.43, 0.9, -0.05)
+    assert (summary["size_reduction"], summary["bits_per_byte_ratio"], summary["acc_delta"]) == (0.43, 0.92, -0.06)
+    assert summary["megabytes"] == 0.4
     assert list(summary) == sorted(summary)
 
 
@@ -71,6 +75,28 @@ def test_page_and_figures_show_what_decided(tmp_path: Path) -> None:
     assert [words for words in thresholds if words in pages[True] or words not in pages[False]] == []
     assert [words for words in plans if words in pages[False] or words not in pages[True]] == []
     assert figures[True] != figures[False]  # the dashed line
+
+
+def test_samples_and_last_line_are_of_the_file_where_one_was_exported(
+    finished: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file has the weights of another checkpoint, ``other``, so what reads the wrong ones shows."""
+    root, arguments = finished
+    main(arguments)
+    file = root / "export/tiny-notes.gguf"
+    talk = f"llama-cli -m {file} -cnv, or ollama create tiny-notes -f {root}/export/Modelfile"
+    size = f"{file.stat().st_size / 1e6:.1f} MB"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{file} ({size}): talk to it with make chat, or {talk}"
+    main(write_run(tmp_path, exported=False))
+    weights = tmp_path / "finetuned/model.safetensors"
+    line = f"{tmp_path}/finetuned ({weights.stat().st_size / 1e6:.1f} MB): talk to it with make chat"
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    ours, others = (samples.continuations(root / name, PROMPTS, 5) for name in ("finetuned", "other"))
+    assert ours != others
+    for folder, expected in ((root, others), (tmp_path, ours)):
+        html = (folder / "metrics/report.html").read_text(encoding="utf-8")
+        shown = re.findall(r'class="who child">child</p><blockquote><b>.*?</b>(.*?)</blockquote>', html, re.DOTALL)
+        assert [unescape(text) for text in shown] == [text.replace("\n", "↵") for text in expected]
 
 
 def test_the_same_again_and_a_missing_input_leaves_it_whole(finished: tuple[Path, list[str]]) -> None:
@@ -101,7 +127,7 @@ def test_bad_params_are_named(tmp_path: Path, change: dict[str, object], message
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     flags = [
         part
-        for name in ("base", "finetuned", "stats", "counts", "plan", "metrics", "summary", "figures", "page")
+        for name in ("base", "finetuned", "exported", "stats", "counts", "plan", "metrics", "summary", "figures", "page")
         for part in (f"--{name}", "x")
     ]
     with pytest.raises(UserError, match=message):
