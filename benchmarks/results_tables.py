@@ -33,6 +33,19 @@ class Sources:
         return found or artifacts.read_json(self.root / "benchmarks/results" / f"{name}.json")
 
     @cached_property
+    def default_models(self) -> dict[str, Mapping[str, Any]]:
+        """The default run's metrics by the model's name, the child last: the exported file where there is one."""
+        names = {"parent": "base", "tuned parent": "tuned_parent", "pruned": "pruned", "tuned": "finetuned"}
+        exported = self.root / "metrics/exported.json"
+        file = artifacts.read_json(exported) if exported.exists() else {}
+        return {name: self.metrics(stem) for name, stem in names.items()} | ({"file": file} if file else {})
+
+    @property
+    def child(self) -> Mapping[str, Any]:
+        """The default run's child: the exported file where there is one, else the tuned checkpoint."""
+        return [*self.default_models.values()][-1]
+
+    @cached_property
     def bake_off(self) -> dict[tuple[str, float, int], list[float]]:
         """Perplexities of all seeds by (criterion and refit, ratio, tuned tokens)."""
         found: dict[tuple[str, float, int], list[float]] = {}
@@ -58,9 +71,8 @@ def percent(share: str | float) -> str:
 
 
 def default_run(sources: Sources) -> str:
-    """The default run's child beside its parent and the parent tuned alike."""
-    names = ("base", "tuned_parent", "pruned", "finetuned")
-    models = [sources.metrics(name) for name in names]
+    """The default run's models beside each other, the child last."""
+    models = [*sources.default_models.values()]
 
     def line(what: str, key: str, shown: Callable[[float], str], against: Callable[[float, float], str]) -> list[str]:
         values = [float(model[key]) for model in models]
@@ -84,7 +96,7 @@ def default_run(sources: Sources) -> str:
         line(f"accuracy ({asked} questions, ± {error:.1f})", "acc", percent, better),
         line(f"accuracy, length-normalized (± {error:.1f})", "acc_norm", percent, better),
     ]
-    return markdown(["", "parent", "tuned parent", "pruned", "child", "child against parent"], rows)
+    return markdown(["", *sources.default_models, f"{[*sources.default_models][-1]} against parent"], rows)
 
 
 def domains(sources: Sources) -> str:
@@ -198,12 +210,12 @@ def leader(criterion: str) -> Callable[[Sources], str]:
 
 def over_tuned_parent(sources: Sources) -> str:
     """The default child's perplexity over the tuned parent's."""
-    return f"{sources.metrics('finetuned')['perplexity'] / sources.metrics('tuned_parent')['perplexity']:.2f}"
+    return f"{sources.child['perplexity'] / sources.metrics('tuned_parent')['perplexity']:.2f}"
 
 
 def accuracy_below_tuned_parent(sources: Sources) -> str:
     """The default child's accuracy minus the tuned parent's, in points, with its standard error."""
-    child, parent = sources.metrics("finetuned"), sources.metrics("tuned_parent")
+    child, parent = sources.child, sources.metrics("tuned_parent")
     return f"{points(child['acc'] - parent['acc'])} points (± {100 * parent['acc_stderr']:.1f})"
 
 

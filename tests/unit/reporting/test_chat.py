@@ -98,8 +98,9 @@ def test_the_default_child_is_the_file_and_the_checkpoint_where_none_was_exporte
     assert of_file != of_checkpoint
 
     def answered(*flags: str) -> tuple[str, str]:
-        first, *_, last = spoken("heart lung\n", monkeypatch, *flags)
-        return first, last.removeprefix("child:").strip()
+        printed = spoken("heart lung\n", monkeypatch, *flags)
+        reply = next(line for line in printed if line.startswith("child:"))
+        return printed[0], reply.removeprefix("child:").strip()
 
     exported = f"The child is {file} ({file.stat().st_size / 1e6:.1f} MB)."
     unrounded = f"The child is {child} ({(child / 'model.safetensors').stat().st_size / 1e6:.1f} MB)."

@@ -82,7 +82,7 @@ def test_same_input_same_bytes() -> None:
 
 def test_a_fallen_accuracy_is_said_at_the_top() -> None:
     text = " ".join(Document(page.render(run(tuned_parent={}))).text.split())
-    assert "Accuracy: −5.0 points against the untouched parent (50.0% → 45.0%); one standard error is 2.0." in text
+    assert "Accuracy: −6.0 points against the untouched parent (50.0% → 44.0%); one standard error is 2.0." in text
 
 
 def test_the_tuned_parent_has_a_column_where_it_was_tuned() -> None:
