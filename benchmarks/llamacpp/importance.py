@@ -5,7 +5,8 @@ It weighs the error of a rounded weight: an error in a column counts as much as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -15,8 +16,29 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from benchmarks.device import DEVICE
+from minigpts.model import checkpoint, packing
+from minigpts.model.families import spec_for
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.profiling.recorder import as_rows, blocks
+
+SEQUENCE_LENGTH = 512  # tokens in one packed sequence of calibration text, where the model has room for them
+
+
+def calibration_tokens(folder: Path, texts: Sequence[str], num_tokens: int) -> Tensor:
+    """The beginning of the texts in a checkpoint's tokens, packed; int64 (sequences, length) on the device that computes."""
+    tokenizer, config = checkpoint.load_fast_tokenizer(folder), checkpoint.load_config(folder)
+    length = min(SEQUENCE_LENGTH, config.max_position_embeddings)
+    return torch.from_numpy(packing.pack_texts(tokenizer, config, texts, length, num_tokens)).to(DEVICE)
+
+
+def of_checkpoint(folder: Path, tokens: Tensor) -> dict[str, np.ndarray]:
+    """The importance (in_features,) of each weight of a checkpoint, by its name in the file; a tied head is the embedding."""
+    model = checkpoint.load_model(folder, torch.float32).to(DEVICE)
+    spec = spec_for(model.config.model_type)
+    head = spec.embedding if model.config.tie_word_embeddings else spec.stored_lm_head
+    found = importance(model, spec, tokens)
+    return {f"{head if module == spec.lm_head else module}.weight": values for module, values in found.items()}
 
 
 @torch.inference_mode()
