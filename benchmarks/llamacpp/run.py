@@ -145,13 +145,15 @@ class LlamaCpp:
 
     def logits(self, ids: Sequence[int], first: int = 0, only_last: bool = False) -> np.ndarray:
         """Feed tokens at the positions from ``first`` on; float32 (tokens, vocab_size), or (1, vocab_size) of the last alone."""
+        if first + len(ids) > self.context:
+            raise UserError(f"llama.cpp has room for {self.context:,} tokens, got {first + len(ids):,}")
         for place, token in enumerate(ids):
             self.batch.token[place], self.batch.pos[place] = token, first + place
             self.batch.n_seq_id[place], self.batch.seq_id[place][0] = 1, 0
             self.batch.logits[place] = not only_last or place == len(ids) - 1
         self.batch.n_tokens = len(ids)
         if self.library.llama_decode(self.handle, self.batch):
-            raise UserError(f"llama.cpp can't take {len(ids):,} tokens from position {first} on; it has room for {self.context:,}")
+            raise UserError(f"llama.cpp can't take {len(ids):,} tokens from position {first} on")
         rows = 1 if only_last else len(ids)
         return np.ctypeslib.as_array(self.library.llama_get_logits(self.handle), (rows, self.vocab_size)).copy()
 

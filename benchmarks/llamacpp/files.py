@@ -1,0 +1,82 @@
+"""A checkpoint as a GGUF file in one plain format or in a mixture of llama.cpp's, and a file as a model that transformers runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from benchmarks.llamacpp import quantize_model
+from benchmarks.llamacpp.importance import calibration_tokens, of_checkpoint
+from minigpts.exporting import gguf_file, read_back
+from minigpts.exporting.architectures import architecture_of
+from minigpts.exporting.places import places
+from minigpts.exporting.tokenizer_section import tokenizer_section
+from minigpts.model import checkpoint
+from minigpts.model.weights import StoredWeights
+from minigpts.quantization.formats import format_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PLAIN = ("BF16", "F16", "F32")
+
+
+def write_plain(folder: Path, out: Path, name: str) -> None:
+    """Write a checkpoint as a GGUF file, its matrices in ``name``, a format of plain numbers, and its vectors in F32."""
+    config, stored = checkpoint.load_config(folder), StoredWeights(folder)
+    formats = {weight: format_of(name) for weight, shape in stored.shapes.items() if len(shape) > 1}
+    gguf_file.write(out, config, stored.shapes, formats, tokenizer_section(folder, config.vocab_size), stored.items())
+
+
+def load(file: Path, folder: Path) -> PreTrainedModel:
+    """The model of checkpoint ``folder`` in fp32 with the weights of ``file``, which was made from it."""
+    model = checkpoint.load_model(folder, torch.float32)
+    for name, tensor in read_back.read(file, checkpoint.load_config(folder), StoredWeights(folder).shapes):
+        checkpoint.set_tensor(model, name, tensor)
+    model.tie_weights()
+    return model
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Makes llama.cpp's files of one checkpoint, all with one importance matrix, in ``scratch``."""
+
+    folder: Path  # the checkpoint
+    scratch: Path
+    package: Path  # where llama.cpp's quantizer is installed, see quantize_model
+    texts: Sequence[str]  # calibration
+    num_tokens: int  # of them
+
+    def file(self, name: str) -> Path:
+        """The checkpoint as a GGUF file in a plain format or a mixture of llama.cpp's. The caller may remove it."""
+        out = self.scratch / f"{name}.gguf"
+        if name in PLAIN:
+            write_plain(self.folder, out, name)
+        else:
+            quantize_model.quantize(self._source, out, name, self._importance, self.package)
+        return out
+
+    @cached_property
+    def _source(self) -> Path:
+        out = self.scratch / "source.gguf"
+        write_plain(self.folder, out, "BF16")
+        return out
+
+    @cached_property
+    def _importance(self) -> dict[str, np.ndarray]:
+        """By GGUF's names."""
+        config, shapes = checkpoint.load_config(self.folder), StoredWeights(self.folder).shapes
+        found = of_checkpoint(self.folder, calibration_tokens(self.folder, self.texts, self.num_tokens))
+        named = {}
+        for weight, place in places(architecture_of(config), config, shapes).items():
+            if weight in found:
+                named[place.name] = found[weight]
+                if place.copy:
+                    named[place.copy] = found[weight]
+        return named
