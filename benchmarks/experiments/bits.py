@@ -19,7 +19,7 @@ import argparse
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,26 +96,28 @@ def texts(prepared: Path, split: str) -> list[str]:
     return artifacts.read_table(prepared / f"{split}.parquet", ["text"])["text"]
 
 
-def candidates(arguments: argparse.Namespace, scratch: Path) -> Iterator[Candidate]:
-    """All rows, the tuned parent in bf16 first: the others are compared with it."""
+def candidates(arguments: argparse.Namespace, scratch: Path) -> list[Candidate]:
+    """All rows, the tuned parent in bf16 first: the others are compared with it. Raises UserError for what any of them lacks."""
     calibration = texts(arguments.prepared, "calibration")
     groups = (
         ("tuned parent", arguments.tuned_parent, MIXTURES),
         ("vocabulary alone", arguments.vocabulary_alone, VOCABULARY_TYPES),
         ("pruned", arguments.pruned, ("BF16",)),
     )
+    found = []
     for called, folder, types in groups:
         if folder is not None:
             own = scratch / called.replace(" ", "_")
             own.mkdir()
             quantizer = Quantizer(folder, own, arguments.package, calibration, arguments.tokens)
-            for name in types:
-                yield Candidate(f"{called}, {name}", folder, partial(quantizer.file, name))
+            quantizer.check(types)
+            found += [Candidate(f"{called}, {name}", folder, partial(quantizer.file, name)) for name in types]
     for given in arguments.exported:
         called, _, folders = given.partition("=")
         export, _, made_from = folders.partition(",")
         file, folder = exported_file(Path(export)), Path(made_from) if made_from else arguments.pruned
-        yield Candidate(f"ours, {called}", folder, partial(Path, file), made=False)
+        found.append(Candidate(f"ours, {called}", folder, partial(Path, file), made=False))
+    return found
 
 
 def exported_file(folder: Path) -> Path:

@@ -42,7 +42,7 @@ def picture(rows: Sequence[Row], data: str) -> Picture:
                 label = f"{group}, bf16" if group == PRUNED else f"{group}, llama.cpp's types"
                 axes.plot(x, y, marker, color=color, markersize=4.5, label=label)
                 for place in zip(x, y, called, strict=True):
-                    _label(axes, *place)
+                    _label(axes, *place, below=group == VOCABULARY)  # the two are near to each other
         if groups[OURS]:
             x, y, _ = zip(*groups[OURS], strict=True)
             axes.plot(x, y, color=theme.child, marker="o", markersize=4.5, label="ours", zorder=3)
@@ -62,16 +62,16 @@ def picture(rows: Sequence[Row], data: str) -> Picture:
     )
 
 
-def _label(axes: Axes, x: float, y: float, called: str) -> None:
-    axes.annotate(called, (x, y), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=6)
+def _label(axes: Axes, x: float, y: float, called: str, below: bool) -> None:
+    axes.annotate(called, (x, y), xytext=(0, -11 if below else 5), textcoords="offset points", ha="center", fontsize=6)
 
 
 def _ticks(axes: Axes, megabytes: Sequence[float]) -> None:
     """Round numbers of megabytes, written out."""
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import NullLocator
 
     round_ones = [
         tick for tick in (20, 30, 40, 50, 65, 80, 100, 150, 200, 300) if min(megabytes) * 0.8 <= tick <= max(megabytes) * 1.2
     ]
     axes.set_xticks(round_ones, [str(tick) for tick in round_ones])
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from benchmarks.llamacpp import quantize_model
+from benchmarks.llamacpp import library, quantize_model
 from benchmarks.llamacpp.importance import calibration_tokens, of_checkpoint
 from minigpts.exporting import gguf_file, read_back
 from minigpts.exporting.architectures import architecture_of
@@ -52,6 +52,13 @@ class Quantizer:
     package: Path  # where llama.cpp's quantizer is installed, see quantize_model
     texts: Sequence[str]  # calibration
     num_tokens: int  # of them
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise a UserError where the checkpoint isn't there, or what one of ``names`` needs of llama.cpp."""
+        architecture_of(checkpoint.load_config(self.folder))
+        library.library()
+        if not set(names) <= set(PLAIN):
+            quantize_model.library(self.package)
 
     def file(self, name: str) -> Path:
         """The checkpoint as a GGUF file in a plain format or a mixture of llama.cpp's. The caller may remove it."""
