@@ -36,11 +36,8 @@ def write_plain(folder: Path, out: Path, name: str) -> None:
 
 def load(file: Path, folder: Path) -> PreTrainedModel:
     """The model of checkpoint ``folder`` in fp32 with the weights of ``file``, which was made from it."""
-    model = checkpoint.load_model(folder, torch.float32)
-    for name, tensor in read_back.read(file, checkpoint.load_config(folder), StoredWeights(folder).shapes):
-        checkpoint.set_tensor(model, name, tensor)
-    model.tie_weights()
-    return model
+    config, shapes = checkpoint.load_config(folder), StoredWeights(folder).shapes
+    return checkpoint.load_model(folder, torch.float32, read_back.read(file, config, shapes))
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.experiments import bits
+from benchmarks.llamacpp import library, parity, quantize_model
+from benchmarks.llamacpp.files import load, write_plain
+from benchmarks.llamacpp.run import LlamaCpp
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling
 from minigpts.model import checkpoint
 from tests import tiny
-
-pytest.importorskip("xllamacpp", reason="llama.cpp's wheel is no dependency of the project")
-from benchmarks.experiments import bits
-from benchmarks.llamacpp import library, parity, quantize_model
-from benchmarks.llamacpp.files import load, write_plain
-from benchmarks.llamacpp.run import LlamaCpp
 
 PACKAGE = os.environ.get("LLAMA_QUANTIZER")  # the folder that llama.cpp's quantizer was installed in
 COLUMNS = "data,name,megabytes,bits_per_byte,perplexity,perplexity_over_tuned_parent,acc,acc_norm,loop_rate,tokens_per_second"

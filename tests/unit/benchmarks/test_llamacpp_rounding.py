@@ -7,14 +7,12 @@ import pytest
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from benchmarks.llamacpp import library
 from benchmarks.llamacpp.importance import importance
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from tests import tiny
-
-library = pytest.importorskip("benchmarks.llamacpp.library")
-pytest.importorskip("xllamacpp", reason="llama.cpp's wheel is no dependency of the project")
 
 # Relative error, at most, of a normal weight: about half a step of the type's grid.
 ERRORS = {

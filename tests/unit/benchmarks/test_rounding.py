@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.experiments import rounding
+from benchmarks.llamacpp import library
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.formats import FORMATS, PackedWeight
 from tests import tiny
-
-pytest.importorskip("xllamacpp", reason="llama.cpp's wheel is no dependency of the project")
-from benchmarks.llamacpp import library
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
