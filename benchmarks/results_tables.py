@@ -15,6 +15,7 @@ from minigpts import artifacts
 
 REFITS = {"least_squares": " + refit", "bias": " + bias", "none": ""}
 PARENTS = ("parent", "tuned_parent")
+APART = ("shift", "mean_difference", "max_difference", "max_difference_in_f32")  # of llama.cpp's ln p from transformers'
 
 
 @dataclass(frozen=True)
@@ -197,10 +198,10 @@ def llamacpp(sources: Sources) -> str:
             f"{row[f'{what}_alike']} of {row[of]}"
             for what, of in (("lines_tokenized", "lines"), ("continuations", "continuations"))
         ]
-        apart = [f"{float(row[f'log_probability_{which}_difference']):.2g}" for which in ("mean", "max")]
+        apart = [f"{float(row[f'log_probability_{which}']):.2g}" for which in APART]
         speeds = [number(float(row[f"{what}_tokens_per_second"])) for what in ("prefill", "decode")]
         rows.append([row["name"], f"{float(row['megabytes']):.1f}", *same, *apart, f"{float(row['load_seconds']):.2f}", *speeds])
-    apart = ["ln p: mean difference", "highest"]
+    apart = ["ln p: shift", "mean difference", "highest", "highest, values in F32"]
     speeds = ["load, s", "prefill, tokens/s", "decode, tokens/s"]
     return markdown(["file", "MB", "lines tokenized alike", "greedy texts alike", *apart, *speeds], rows)
 

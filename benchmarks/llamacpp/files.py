@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,20 +24,29 @@ from minigpts.quantization.formats import format_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+NamedWeights = Iterable[tuple[str, torch.Tensor]]
 PLAIN = ("BF16", "F16", "F32")
 
 
-def write_plain(folder: Path, out: Path, name: str) -> None:
-    """Write a checkpoint as a GGUF file, its matrices in ``name``, a format of plain numbers, and its vectors in F32."""
+def write_plain(folder: Path, out: Path, name: str, weights: NamedWeights | None = None) -> None:
+    """Write a checkpoint as a GGUF file, its matrices in ``name``, a format of plain numbers, and its vectors in F32.
+
+    ``weights`` are its tensors by name where they aren't to be the checkpoint's own.
+    """
     config, stored = checkpoint.load_config(folder), StoredWeights(folder)
     formats = {weight: format_of(name) for weight, shape in stored.shapes.items() if len(shape) > 1}
-    gguf_file.write(out, config, stored.shapes, formats, tokenizer_section(folder, config.vocab_size), stored.items())
+    tokenizer = tokenizer_section(folder, config.vocab_size)
+    gguf_file.write(out, config, stored.shapes, formats, tokenizer, stored.items() if weights is None else weights)
+
+
+def values(file: Path, folder: Path) -> NamedWeights:
+    """The weights of ``file``, dequantized, by their names in the checkpoint ``folder`` that it was made from; float32."""
+    return read_back.read(file, checkpoint.load_config(folder), StoredWeights(folder).shapes)
 
 
 def load(file: Path, folder: Path) -> PreTrainedModel:
     """The model of checkpoint ``folder`` in fp32 with the weights of ``file``, which was made from it."""
-    config, shapes = checkpoint.load_config(folder), StoredWeights(folder).shapes
-    return checkpoint.load_model(folder, torch.float32, read_back.read(file, config, shapes))
+    return checkpoint.load_model(folder, torch.float32, values(file, folder))
 
 
 @dataclass(frozen=True)

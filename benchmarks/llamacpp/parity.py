@@ -2,10 +2,11 @@
 
 python -m benchmarks.llamacpp.parity --package FOLDER [--parent FOLDER] [--child NAME=FILE.gguf,CHECKPOINT …] [--prepared FOLDER]
 
-Files: the parent in bf16, Q8_0 and Q4_K_M, and the child's own. Transformers has the file's weights in fp32, so what differs is how
-llama.cpp computes: where weights are rounded, so are the inputs of a layer, in blocks, and to bf16 where they are that. Lines are
-the test text's; greedy continuations begin with the first words of documents. Speeds are llama.cpp's on ``--threads`` threads, all
-files in one run.
+Files: the parent in bf16, Q8_0 and Q4_K_M, and the child's own. Transformers has the file's weights in fp32. llama.cpp also rounds
+the inputs of a layer, to blocks of 8 bits where the weights are in blocks, and to bf16 where they are that. So each file is
+compared twice: as it is, and its very values in F32, where nothing but the reading and the arithmetic can differ. Lines are the
+test text's; greedy continuations begin with the first words of documents. Speeds are llama.cpp's on ``--threads`` threads, all in
+one run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from benchmarks.llamacpp.files import Quantizer, load
+from benchmarks.llamacpp.files import Quantizer, load, values, write_plain
 from benchmarks.llamacpp.loops import replies
 from benchmarks.llamacpp.run import LlamaCpp
 from minigpts import artifacts
@@ -44,13 +45,21 @@ def alike(running: LlamaCpp, folder: Path, lines: Sequence[str]) -> int:
 
 @torch.inference_mode()
 def differences(running: LlamaCpp, model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> np.ndarray:
-    """|difference| of ln p of every token after a text's first, llama.cpp's and transformers'; float64, of all texts in a row."""
+    """llama.cpp's ln p minus transformers' of every token after a text's first; float64, of all texts in a row."""
     found = []
     for ids in texts:
         rows = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
-        expected = rows[range(len(ids) - 1), ids[1:]].numpy()
-        found.append(np.abs(running.log_probabilities(ids) - expected))
+        found.append(running.log_probabilities(ids) - rows[range(len(ids) - 1), ids[1:]].numpy())
     return np.concatenate(found)
+
+
+def highest_in_f32(file: Path, folder: Path, model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> float:
+    """The highest |difference| of ln p when llama.cpp has the file's values in F32."""
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch) / "values.gguf"
+        write_plain(folder, plain, "F32", values(file, folder))
+        with LlamaCpp(plain) as running:
+            return float(np.abs(differences(running, model, texts)).max())
 
 
 def measured(name: str, file: Path, folder: Path, documents: Sequence[str], num_threads: int) -> dict[str, Any]:
@@ -75,8 +84,10 @@ def measured(name: str, file: Path, folder: Path, documents: Sequence[str], num_
                 running.greedy(ids, NEW_TOKENS) == reply for ids, reply in zip(prompts, written, strict=True)
             ),
             "log_probabilities": len(apart),
-            "log_probability_mean_difference": float(apart.mean()),
-            "log_probability_max_difference": float(apart.max()),
+            "log_probability_shift": float(apart.mean()),
+            "log_probability_mean_difference": float(np.abs(apart).mean()),
+            "log_probability_max_difference": float(np.abs(apart).max()),
+            "log_probability_max_difference_in_f32": highest_in_f32(file, folder, model, texts),
             "load_seconds": running.load_seconds,
             "prefill_tokens_per_second": prefill,
             "decode_tokens_per_second": decode,

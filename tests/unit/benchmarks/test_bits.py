@@ -132,6 +132,7 @@ def test_parity_compares_llamacpp_with_transformers_on_the_files_weights(project
     assert [row["name"] for row in (exact, rounded, own)] == ["parent, F32", "parent, BF16", "child"]
     assert exact["lines_tokenized_alike"] == exact["lines"] == exact["continuations_alike"] == exact["continuations"] == "20"
     assert float(exact["log_probability_max_difference"]) < 2e-5 < float(rounded["log_probability_max_difference"])
+    assert all(float(row["log_probability_max_difference_in_f32"]) < 2e-5 for row in (exact, rounded, own))
     assert float(rounded["megabytes"]) < 0.8 * float(exact["megabytes"])
     with pytest.raises(UserError, match=r"--child takes NAME=FILE\.gguf,CHECKPOINT, got 'child='"):
         parity.main([*named, "--child", "child="])

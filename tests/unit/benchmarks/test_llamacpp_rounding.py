@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,15 @@ def test_a_weight_comes_back_from_each_type_near_to_what_it_was(name):
     found = library.rounded(weight(), name)
     assert library.packed(weight(), name).shape == (6, 512 // block * size)
     assert 0 < np.linalg.norm(found - weight()) / np.linalg.norm(weight()) < ERRORS[name]
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_llamacpp_itself_dequantizes_to_the_very_same_numbers(name):
+    stored = library.packed(weight(), name)
+    found = np.empty_like(weight())
+    dequantize = getattr(library.library(), f"dequantize_row_{name.lower().replace('_k', '_K')}")
+    dequantize(ctypes.c_void_p(stored.ctypes.data), library.as_floats(found), ctypes.c_int64(found.size))
+    np.testing.assert_array_equal(found, library.rounded(weight(), name))
 
 
 @pytest.mark.parametrize("name", sorted(set(ERRORS) - {"Q8_0"}))  # which has no use for it
