@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,11 @@ from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.formats import FORMATS, PackedWeight, fitting
+from minigpts.quantization.layerwise import rounded_weights
 
 Rounded = Iterable[tuple[str, PackedWeight | Tensor]]  # weights by their names in the checkpoint's file
 Rule = Callable[[Path, Tensor, Mapping[str, str]], Rounded]  # checkpoint, calibration tokens, format by the weight's name
 BLOCK_FORMATS = [name for name, block_format in FORMATS.items() if block_format.block > 1]
-OURS = "minigpts.quantization.layerwise"
 
 
 def llamacpp(importance: Mapping[str, Any]) -> Rule:
@@ -53,12 +52,12 @@ def llamacpp(importance: Mapping[str, Any]) -> Rule:
     return rule
 
 
-def ours() -> Rule | None:
-    """The project's rule; None while it has none."""
-    try:
-        return getattr(import_module(OURS), "rounded", None)
-    except ModuleNotFoundError:
-        return None
+def ours(folder: Path, tokens: Tensor, formats: Mapping[str, str]) -> Rounded:
+    """The project's rule, with compensation on the same tokens."""
+    config = checkpoint.load_config(folder)
+    chosen = {name: FORMATS[block_format] for name, block_format in formats.items()}
+    for name, blocks in rounded_weights(StoredWeights(folder), config, spec_for(config.model_type), chosen, tokens):
+        yield name, blocks.packed()
 
 
 def formats_of(folder: Path, name: str) -> dict[str, str]:
@@ -94,15 +93,14 @@ def values(weight: PackedWeight | Tensor, transposed: bool) -> Tensor:
 
 
 def measured(folder: Path, texts: Sequence[str], tokens: Tensor, names: Sequence[str]) -> Iterable[dict[str, Any]]:
-    """A row a format: bits per byte unrounded, the damage of both rules, and ours over llama.cpp's; empty where ours is absent."""
-    theirs, own = llamacpp(of_checkpoint(folder, tokens)), ours()
+    """A row a format: bits per byte unrounded, the damage of both rules, and ours over llama.cpp's."""
+    theirs = llamacpp(of_checkpoint(folder, tokens))
     unrounded = bits_per_byte(folder, texts)
     for name in names:
         formats = formats_of(folder, name)
-        damage = bits_per_byte(folder, texts, theirs(folder, tokens, formats)) - unrounded
-        own_damage = bits_per_byte(folder, texts, own(folder, tokens, formats)) - unrounded if own else None
-        both = {"damage_ours": "", "ratio": ""} if own_damage is None else {"damage_ours": own_damage, "ratio": own_damage / damage}
-        yield {"format": name, "bits_per_byte": unrounded, "damage_llamacpp": damage, **both}
+        damage, own_damage = (bits_per_byte(folder, texts, rule(folder, tokens, formats)) - unrounded for rule in (theirs, ours))
+        both = {"damage_llamacpp": damage, "damage_ours": own_damage, "ratio": own_damage / damage}
+        yield {"format": name, "bits_per_byte": unrounded, **both}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
