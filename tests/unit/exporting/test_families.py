@@ -12,14 +12,19 @@ from minigpts.exporting.tokenizer_section import tokenizer_section
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights
-from minigpts.quantization.formats import FORMATS, PackedWeight
+from minigpts.quantization.formats import FORMATS, BlockFormat, PackedWeight
 from minigpts.quantization.groups import GROUPS, formats_of
-from minigpts.quantization.rounding import packed
+from minigpts.quantization.rounding import rounded
 from tests import tiny
 from tests.llama_cpp import LlamaCpp
 
 NO_WINDOW = {"sliding_window": None}
 LONG_CONTEXT = {"max_position_embeddings": 1024, "original_max_position_embeddings": 512}
+
+
+def packed(weight: torch.Tensor, block_format: BlockFormat) -> PackedWeight:
+    """A weight (out_features, in_features) in a format, all inputs alike."""
+    return rounded(weight.float(), block_format, torch.eye(weight.shape[1])).packed()
 
 
 def rope(kind, **parameters):
