@@ -34,17 +34,15 @@ class Sources:
         return found or artifacts.read_json(self.root / "benchmarks/results" / f"{name}.json")
 
     @cached_property
-    def default_models(self) -> dict[str, Mapping[str, Any]]:
-        """The default run's metrics by the model's name, the child last: the exported file where there is one."""
-        names = {"parent": "base", "tuned parent": "tuned_parent", "pruned": "pruned", "tuned": "finetuned"}
-        exported = self.root / "metrics/exported.json"
-        file = artifacts.read_json(exported) if exported.exists() else {}
-        return {name: self.metrics(stem) for name, stem in names.items()} | ({"file": file} if file else {})
+    def file(self) -> Mapping[str, Any]:
+        """Metrics of the default run's exported file; empty where none was exported."""
+        path = self.root / "metrics/exported.json"
+        return artifacts.read_json(path) if path.exists() else {}
 
-    @property
+    @cached_property
     def child(self) -> Mapping[str, Any]:
         """The default run's child: the exported file where there is one, else the tuned checkpoint."""
-        return [*self.default_models.values()][-1]
+        return self.file or self.metrics("finetuned")
 
     @cached_property
     def bake_off(self) -> dict[tuple[str, float, int], list[float]]:
@@ -73,7 +71,9 @@ def percent(share: str | float) -> str:
 
 def default_run(sources: Sources) -> str:
     """The default run's models beside each other, the child last."""
-    models = [*sources.default_models.values()]
+    names = {"parent": "base", "tuned parent": "tuned_parent", "pruned": "pruned", "tuned": "finetuned"}
+    columns = {name: sources.metrics(stem) for name, stem in names.items()} | ({"file": sources.file} if sources.file else {})
+    models = [*columns.values()]
 
     def line(what: str, key: str, shown: Callable[[float], str], against: Callable[[float, float], str]) -> list[str]:
         values = [float(model[key]) for model in models]
@@ -97,7 +97,7 @@ def default_run(sources: Sources) -> str:
         line(f"accuracy ({asked} questions, ± {error:.1f})", "acc", percent, better),
         line(f"accuracy, length-normalized (± {error:.1f})", "acc_norm", percent, better),
     ]
-    return markdown(["", *sources.default_models, f"{[*sources.default_models][-1]} against parent"], rows)
+    return markdown(["", *columns, f"{[*columns][-1]} against parent"], rows)
 
 
 def domains(sources: Sources) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 
+from minigpts import params
+from minigpts.corpus.settings import Settings
+from minigpts.exporting.general_section import Provenance
+from minigpts.importing.source import ModelSource
 from tests import tiny
 from tests.e2e.project import DVC_SECONDS, ROOT
 from tests.e2e.stand_in import StandIn
@@ -41,6 +45,13 @@ def test_the_commands_of_an_experiment(tmp_path):
     assert queued.count("Queued") == 3
     left = project.git("ls-files", "--others", "--exclude-standard").split()
     assert [path for path in left if not path.startswith("metrics/")] == []
+
+
+def test_the_file_is_called_what_the_default_run_calls_it():
+    sections = {"model": ModelSource, "dataset": Settings}
+    model, dataset = (params.read(ROOT / "params.yaml", cls, section) for section, cls in sections.items())
+    name = Provenance(model.name, None, None, None, dataset.name, 1, 1).name
+    assert f"llama-cli -m data/export/{name}.gguf" in section("Talk to the child")
 
 
 def test_the_python_lines(tmp_path, monkeypatch, capsys):

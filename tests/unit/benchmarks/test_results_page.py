@@ -69,8 +69,22 @@ def test_files_become_a_table_smallest_last_and_an_absent_figure_stays_empty(tmp
     assert "| law | Q4_0 | 0.0500 |  |  |" in filled
 
 
+@pytest.mark.parametrize("last", ["file", "tuned"])
+def test_the_last_column_of_the_default_run_is_the_file_where_one_was_exported(tmp_path, last):
+    for size, name in enumerate(["exported", "finetuned", "pruned", "tuned_parent", "base"], start=1):
+        values = dict.fromkeys(("bits_per_byte", "perplexity", "acc", "acc_norm", "acc_stderr", "num_parameters"), 0.5)
+        values |= {"num_questions": 9, "checkpoint_bytes": size * 1e6}
+        artifacts.write_json(tmp_path / f"metrics/{name}.json", {} if (name, last) == ("exported", "tuned") else values)
+    table = results_page.filled("<!-- table: default run --><!-- end -->", Sources(tmp_path))
+    expected = {
+        "file": ("| parent | tuned parent | pruned | tuned | file | file against parent |", "| **1.0 MB** | − 80.0 % |"),
+        "tuned": ("| parent | tuned parent | pruned | tuned | tuned against parent |", "| **2.0 MB** | − 60.0 % |"),
+    }
+    assert [words for words in expected[last] if words not in table] == []
+
+
 def test_a_value_stands_in_its_line_and_filling_twice_changes_nothing(tmp_path):
-    for name, perplexity in (("finetuned", 15.0), ("tuned_parent", 10.0)):
+    for name, perplexity in (("finetuned", 14.0), ("exported", 15.0), ("tuned_parent", 10.0)):  # the file is the child
         artifacts.write_json(tmp_path / f"metrics/{name}.json", {"perplexity": perplexity})
     page = "× <!-- value: perplexity over the tuned parent's --><!-- end --> of it"
     once = results_page.filled(page, Sources(tmp_path))
