@@ -139,38 +139,3 @@ def given_to(layer: nn.Module, module: str, hidden: Tensor, call: Call) -> Tenso
     finally:
         handle.remove()
     return caught[0]
-
-
-def without_mlp(layer: nn.Module, mlp_out: nn.Module, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-    """What the layer gives when its MLP writes nothing, and what ``mlp_out`` is given meanwhile."""
-    caught: list[Tensor] = []
-
-    def silence(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        caught.append(inputs[0])
-        return torch.zeros_like(output)
-
-    args, kwargs = call
-    with hooked(mlp_out, silence):
-        return layer(hidden, *args, **kwargs), caught[0]
-
-
-def writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, call: Call) -> dict[str, bool]:
-    """Whether the layer adds what each of its projections gives to the stream as it is: not so with a norm in between.
-
-    Found out by running it, since a config may switch it (OPT).
-    """
-    args, kwargs = call
-    attention_out, mlp_out = (layer.get_submodule(module) for module in (spec.attention_out, spec.mlp_out))
-    given: dict[str, Tensor] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda _, inputs, output: given.__setitem__(name, output.view_as(hidden))
-
-    with hooked(attention_out, note(spec.attention_out)), hooked(mlp_out, note(spec.mlp_out)):
-        whole = layer(hidden, *args, **kwargs)
-    bare, _ = without_mlp(layer, mlp_out, hidden, call)
-    slack = 1e-3 * float(whole.std())
-    return {
-        spec.attention_out: torch.allclose(hidden + given[spec.attention_out], bare, rtol=1e-3, atol=slack),
-        spec.mlp_out: torch.allclose(bare + given[spec.mlp_out], whole, rtol=1e-3, atol=slack),
-    }

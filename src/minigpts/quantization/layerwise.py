@@ -21,18 +21,7 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from minigpts.model.device import keep_large_blocks_apart
-from minigpts.model.layerwise import (
-    Call,
-    advance,
-    filled,
-    first_hidden_states,
-    given_to,
-    hooked,
-    last_hidden_states,
-    layers_of,
-    without_mlp,
-    writes_directly,
-)
+from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, hooked, last_hidden_states, layers_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.blocks import Blocks
@@ -42,7 +31,7 @@ from minigpts.quantization.rounding import rounded
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-RIDGE = 0.03  # of the pull towards the weights as they are, relative to the sum of squares of each input
+RIDGE = 0.15  # of the pull towards the weights as they are, relative to the sum of squares of each input
 LOOKUP = 0.1  # weight of an embedding's own error, beside the error of the logits where it is the head as well
 
 
@@ -65,19 +54,15 @@ def rounded_weights(
     yield from outside.items()
     values = {name: blocks.values() for name, blocks in outside.items()}
     child_stream, _ = first_hidden_states(config, spec, ChainMap(values, cast(dict[str, Tensor], stored)), tokens)
-    with filled(parents[0], stored.under(f"{spec.layers}.0"), tokens.device) as parent:
-        direct = writes_directly(parent, spec, parent_stream[0], calls[0][0])
     for index in tqdm(range(len(parents)), desc="rounding", unit="layer"):
         layer_calls, tensors = [batch[index] for batch in calls], stored.under(f"{spec.layers}.{index}")
         chosen = {m: formats[n] for m in _linears(children[index]) if (n := spec.layer(index, f"{m}.weight")) in formats}
         with filled(parents[index], tensors, tokens.device) as parent:
             groups = _sharing_inputs(parent, chosen, parent_stream[0], layer_calls[0])
-            goals = _advance_noting(parent, spec, [group[0] for group in groups], direct, parent_stream, layer_calls)
+            wanted = _advance_noting(parent, [group[0] for group in groups], parent_stream, layer_calls)
         with filled(children[index], tensors, tokens.device) as child:
             for group in groups:
-                samples = _samples(child, spec, group[0], direct, goals.pop(group[0]), child_stream, layer_calls)
-                straight = direct.get(group[0], False)
-                for module, blocks in _rounded_group(child, group, chosen, samples, straight):
+                for module, blocks in _rounded_group(child, group, chosen, wanted.pop(group[0]), child_stream, layer_calls):
                     yield spec.layer(index, f"{module}.weight"), blocks
             advance(child, child_stream, layer_calls)
 
@@ -121,91 +106,43 @@ def _pulled(gram: Tensor) -> Tensor:
 
 
 def _advance_noting(
-    layer: nn.Module,
-    spec: ArchitectureSpec,
-    modules: Sequence[str],
-    direct: Mapping[str, bool],
-    stream: list[Tensor],
-    calls: Sequence[Call],
+    layer: nn.Module, modules: Sequence[str], stream: list[Tensor], calls: Sequence[Call]
 ) -> dict[str, list[Tensor]]:
-    """Run the unrounded layer on every batch in place. Returns what each of ``modules`` is to come up to, batch by batch: the
-    stream behind it where it writes there directly, else what it is given."""
-    before = list(stream)
+    """Run the unrounded layer on every batch in place. Returns what each of ``modules`` is given, (tokens, in_features) a batch."""
     noted: dict[str, list[Tensor]] = {module: [] for module in modules}
     with ExitStack() as hooks:
         for module in modules:
-            written = direct.get(module, False)
-
-            def note(
-                _: nn.Module,
-                inputs: tuple[Tensor, ...],
-                output: Tensor,
-                into: list[Tensor] = noted[module],
-                written: bool = written,
-            ) -> None:
-                into.append(before[len(into)] + output.view_as(before[len(into)]) if written else inputs[0])
-
-            if module != spec.mlp_out or not written:
-                hooks.enter_context(hooked(layer.get_submodule(module), note))
+            note = noted[module].append
+            hooks.enter_context(
+                hooked(layer.get_submodule(module), lambda _, inputs, __, note=note: note(inputs[0].flatten(0, -2)))
+            )
         advance(layer, stream, calls)
-    if direct[spec.mlp_out] and spec.mlp_out in noted:
-        noted[spec.mlp_out] = list(stream)
     return noted
-
-
-def _samples(
-    child: nn.Module,
-    spec: ArchitectureSpec,
-    module: str,
-    direct: Mapping[str, bool],
-    goals: Sequence[Tensor],
-    stream: Sequence[Tensor],
-    calls: Sequence[Call],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per batch, rows of what a module is given, and of what it should give, or be given where it doesn't write directly."""
-    for goal, hidden, call in zip(goals, stream, calls, strict=True):
-        if not direct.get(module, False):
-            given, wanted = given_to(child, module, hidden, call), goal
-        elif module == spec.mlp_out:
-            bare, given = without_mlp(child, child.get_submodule(module), hidden, call)
-            wanted = goal - bare
-        else:
-            given, wanted = given_to(child, module, hidden, call), goal - hidden
-        yield given.flatten(0, -2), wanted.flatten(0, -2)
 
 
 def _rounded_group(
     child: nn.Module,
     modules: Sequence[str],
     formats: Mapping[str, BlockFormat],
-    samples: Iterable[tuple[Tensor, Tensor]],
-    direct: bool,
+    wanted: Sequence[Tensor],
+    stream: Sequence[Tensor],
+    calls: Sequence[Call],
 ) -> Iterator[tuple[str, Blocks]]:
-    """The linear layers that share an input, each rounded in place as well.
-
-    The weight V under which a layer does best before it is rounded is argmin_V Σ‖t − V x‖² + the pull to W. Where it writes
-    directly t is what it should give; else it is W y, y being what the unrounded model gives it.
-    """
-    (size, device), total = (_rows(child, modules[0]).shape[1], _rows(child, modules[0]).device), None
-    gram, cross = torch.zeros(size, size, dtype=torch.float64, device=device), None
-    for given, wanted in samples:
+    """The linear layers that share an input, each rounded in place as well; ``wanted`` is what the unrounded model gives them."""
+    size = _rows(child, modules[0]).shape[1]
+    gram, cross = (torch.zeros(size, size, dtype=torch.float64, device=stream[0].device) for _ in range(2))
+    for meant, hidden, call in zip(wanted, stream, calls, strict=True):
+        given = given_to(child, modules[0], hidden, call).flatten(0, -2)
         gram += given.T @ given
-        product = (wanted - _bias(child, modules[0]) if direct else wanted).T @ given
-        cross = product.double() if cross is None else cross.add_(product)
+        cross += meant.T @ given
     total = _pulled(gram)
-    pull = (total - gram).diagonal()
+    # argmin_V Σ‖W y − V x‖² + the pull to W, x being what is given and y what is meant: V = W (Σ y xᵀ + pull) total⁻¹.
+    towards = torch.linalg.solve(total, (cross + total - gram).T).T.float()
     for module in modules:
         weight = _rows(child, module)
-        right = cross if direct else weight.double() @ cross
-        towards = torch.linalg.solve(total, (right + weight * pull).T).T.float()
-        blocks = rounded(towards, formats[module], total.float())
+        blocks = rounded(weight @ towards, formats[module], total.float())
         weight.copy_(blocks.values())
         yield module, blocks
-
-
-def _bias(layer: nn.Module, module: str) -> Tensor | float:
-    bias = layer.get_submodule(module).bias
-    return 0.0 if bias is None else cast(Tensor, bias)
 
 
 def _rows(layer: nn.Module, module: str) -> Tensor:

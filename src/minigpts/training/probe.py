@@ -33,7 +33,7 @@ from minigpts.training.trainer import FusedTrainer, Validation, deterministic, s
 # All of these hold on children of SmolLM2-135M and Gemma-3-270M (docs/experiments/second_parent.md).
 START = 1e-3  # the first rate tried, in units of the weights' root mean square
 FACTOR = 2.0  # between neighbouring rates
-SHARE_OF_STEPS = 0.04  # of the run, that one trial takes
+SHARE_OF_STEPS = 0.035  # of the run, that one trial takes
 LEAST_STEPS = 4
 CHARACTERS = 8000  # of validation text that a trial is scored on, at least
 MOST = 8  # trials
