@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import TensorWriter, num_parameters
+from minigpts.quantization.formats import FORMATS, fitting, num_bytes
+from minigpts.quantization.groups import GROUPS, group_of, row_length
 from minigpts.vocabulary.embeddings import vocabulary_tensors
 
 if TYPE_CHECKING:
@@ -61,3 +64,18 @@ def weights_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
     """Size of the safetensors file that holds tensors of ``shapes``, its header included."""
     header = TensorWriter(io.BytesIO(), shapes, dtype, {"format": "pt"}).data
     return header + num_parameters(shapes) * dtype.itemsize
+
+
+def group_sizes(shapes: Shapes, spec: ArchitectureSpec, format_name: str | None) -> dict[str, int]:
+    """Sizes by group of tensors, under "" what is never rounded: bytes in a file where every group is in one format and the rest
+    in F32, or parameters where ``format_name`` is None."""
+    sizes = dict.fromkeys(("", *GROUPS), 0)
+    for name, shape in shapes.items():
+        group = group_of(spec, name, shape)
+        if format_name is None:
+            sizes[group or ""] += math.prod(shape)
+        elif group is None:
+            sizes[""] += num_bytes(FORMATS["F32"], shape)
+        else:
+            sizes[group] += num_bytes(fitting(format_name, row_length(spec, name, shape)), shape)
+    return sizes

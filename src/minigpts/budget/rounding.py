@@ -1,0 +1,212 @@
+"""What fewer bits cost: each group of tensors is rounded alone, in each format that is allowed, with compensation, and scored.
+
+One pass goes through the parent layer by layer, on the inputs that the unrounded model gives; what the linear layers are given is
+summed up as they run, so each weight is rounded for the very text (:mod:`minigpts.quantization.rounding`). Rounded weights lie in
+a temporary folder until their group and format are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minigpts.budget.curves import Damage
+from minigpts.budget.damage import DamageMeter
+from minigpts.model import checkpoint
+from minigpts.model.device import keep_large_blocks_apart
+from minigpts.model.families import spec_for
+from minigpts.model.layerwise import Call, filled, first_hidden_states, layers_of
+from minigpts.model.spec import ArchitectureSpec
+from minigpts.model.weights import StoredWeights, read_tensors, write_tensors
+from minigpts.quantization.blocks import Blocks
+from minigpts.quantization.formats import FORMATS, BlockFormat
+from minigpts.quantization.groups import grouped, row_length
+from minigpts.quantization.rounding import rounded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+RIDGE = 0.01  # added to the inputs' sums of squares, relative to them, so that they can be inverted
+SWEEPS = 1  # of the improvements behind the compensation: more gain a few percent, at twice the time
+Formats = Mapping[str, Sequence[str]]  # the formats that each group is to be rounded to
+
+
+def damages(meter: DamageMeter, precisions: Sequence[str]) -> dict[str, dict[str, Damage]]:
+    """What rounding each group alone costs, by group and format; a group whose rows hold no format costs nothing."""
+    stored, config, spec = meter.parent.stored, meter.parent.config, meter.parent.spec
+    names = grouped(spec, stored.shapes)
+    formats = dict.fromkeys(dict.fromkeys(names.values()), tuple(precisions))
+    tokens = meter.tokens(config, meter.vocabulary.tokenizer)
+    with TemporaryDirectory() as folder:
+        for name, block_format, blocks in compensated(stored, config, spec, formats, tokens):
+            _store(Path(folder) / f"{name}-{block_format.name}", blocks)
+        model, tokenizer = meter.child(None, None)
+        found: dict[str, dict[str, Damage]] = {group: {} for group in formats}
+        for group, precision in tqdm([(group, name) for group in formats for name in precisions], desc="bits", unit="score"):
+            members = [name for name in names if names[name] == group]
+            for name in members:
+                path = Path(folder) / f"{name}-{precision}"
+                if path.exists():
+                    _replace(model, spec, name, _load(path, FORMATS[precision]).values())
+            model.tie_weights()
+            found[group][precision] = meter.damage_of(model, tokenizer)
+            for name in members:
+                checkpoint.set_tensor(model, name, stored[name].to(meter.where, torch.float32, copy=True))
+            model.tie_weights()
+    return found
+
+
+def round_in_place(model: PreTrainedModel, formats: Mapping[str, str], tokens: Tensor) -> None:
+    """Round an fp32 model's groups as planned (``formats`` by group), for ``tokens`` (sequences, length) of its own."""
+    spec = spec_for(model.config.model_type)
+    with TemporaryDirectory() as folder:
+        write_tensors(Path(folder) / "model.safetensors", checkpoint.weights_of(model, torch.float32))
+        asked = {group: (name,) for group, name in formats.items()}
+        for name, _, blocks in compensated(StoredWeights(Path(folder)), model.config, spec, asked, tokens):
+            _replace(model, spec, name, blocks.values())
+    model.tie_weights()
+
+
+def _replace(model: PreTrainedModel, spec: ArchitectureSpec, name: str, values: Tensor) -> None:
+    transposed = spec.transposed and name.startswith(f"{spec.layers}.")
+    checkpoint.set_tensor(model, name, (values.T.contiguous() if transposed else values).to(model.device))
+
+
+def _store(path: Path, blocks: Blocks) -> None:
+    parts = {"codes": blocks.codes, "scales": blocks.scales, **({} if blocks.minima is None else {"minima": blocks.minima})}
+    write_tensors(path, parts)
+
+
+def _load(path: Path, block_format: BlockFormat) -> Blocks:
+    parts = read_tensors(path)
+    return Blocks(block_format, parts["codes"], parts["scales"], parts.get("minima"))
+
+
+@torch.inference_mode()
+def compensated(
+    stored: StoredWeights, config: PreTrainedConfig, spec: ArchitectureSpec, formats: Formats, tokens: Tensor
+) -> Iterator[tuple[str, BlockFormat, Blocks]]:
+    """Yield each tensor of the groups in each format asked for: its name, the format, and the rounded (out, in) weight.
+
+    Tensors whose rows are no multiple of a format's block are left out: in that format they aren't rounded to blocks. The output
+    head, tied or not, is rounded for the last hidden states, an untied embedding for every feature alike.
+    """
+    keep_large_blocks_apart()
+    wanted = {
+        name: [FORMATS[f] for f in formats.get(group, ()) if row_length(spec, name, stored.shapes[name]) % FORMATS[f].block == 0]
+        for name, group in grouped(spec, stored.shapes).items()
+    }
+    layers = layers_of(config, spec)
+    stream, calls = first_hidden_states(config, spec, stored, tokens)
+    for index, empty in enumerate(tqdm(layers, desc="rounding", unit="layer")):
+        prefix = spec.layer(index, "")
+        inside = {name.removeprefix(prefix).removesuffix(".weight"): name for name in wanted if name.startswith(prefix)}
+        with filled(empty, stored.under(f"{spec.layers}.{index}"), tokens.device) as layer:
+            grams = _advance(layer, list(inside), stream, [batch[index] for batch in calls])
+        for gram, modules in grams:
+            yield from _rounded(stored, spec, {inside[module]: wanted[inside[module]] for module in modules}, gram)
+    hidden = _last_hidden_states(config, spec, stored, tokens, stream)
+    embedding, head = f"{spec.embedding}.weight", f"{spec.stored_lm_head}.weight"
+    for name in (embedding, head):
+        if name in wanted:
+            size = stored.shapes[name][1]
+            untied = name == embedding and head in wanted
+            fitting = not untied and hidden[0].shape[-1] == size
+            gram = _gram(hidden) if fitting else torch.eye(size, device=tokens.device)
+            yield from _rounded(stored, spec, {name: wanted[name]}, gram)
+
+
+def _rounded(
+    stored: StoredWeights, spec: ArchitectureSpec, formats: Mapping[str, Sequence[BlockFormat]], gram: Tensor
+) -> Iterator[tuple[str, BlockFormat, Blocks]]:
+    """The tensors that share their inputs, those of one format stacked: the cost of a format's inverse is paid once."""
+    total = gram + torch.diag(RIDGE * gram.diagonal() + 1e-6 * gram.diagonal().mean() + 1e-30)
+    for block_format in dict.fromkeys(found for each in formats.values() for found in each):
+        names = [name for name in formats if block_format in formats[name]]
+        weights = [_rows(stored, spec, name).to(gram.device, torch.float32) for name in names]
+        blocks = rounded(torch.cat(weights), block_format, total, SWEEPS)
+        lengths = [len(weight) for weight in weights]
+        minima = [None] * len(names) if blocks.minima is None else blocks.minima.split(lengths)
+        for name, *parts in zip(names, blocks.codes.split(lengths), blocks.scales.split(lengths), minima, strict=True):
+            yield name, block_format, Blocks(block_format, *parts)
+
+
+def _rows(stored: StoredWeights, spec: ArchitectureSpec, name: str) -> Tensor:
+    """A stored weight as (out_features, in_features)."""
+    weight = stored[name]
+    return weight.T.contiguous() if spec.transposed and name.startswith(f"{spec.layers}.") else weight
+
+
+def _gram(batches: Sequence[Tensor]) -> Tensor:
+    return torch.stack([flat.T @ flat for flat in (batch.flatten(0, -2) for batch in batches)]).sum(0)
+
+
+def _advance(layer: nn.Module, modules: Sequence[str], stream: list[Tensor], calls: Sequence[Call]) -> list[tuple[Tensor, list[str]]]:
+    """Run the layer on every batch in place. Returns Σ x xᵀ of the inputs of its ``modules``, those given the same input together."""
+    sums: dict[str, Tensor] = {}
+    sharing: dict[str, list[str]] = {}
+    given: list[tuple[Tensor, str]] = []  # the inputs of the present batch, and who had each first
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            first = next((other for seen, other in given if seen is inputs[0]), name)
+            if name not in sharing.setdefault(first, []):
+                sharing[first].append(name)
+            if first == name:
+                given.append((inputs[0], name))
+                square = _gram([inputs[0]])
+                sums[name] = sums[name] + square if name in sums else square
+
+        return add
+
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.callback(layer.get_submodule(module).register_forward_pre_hook(note(module)).remove)
+        for batch, (args, kwargs) in enumerate(calls):
+            stream[batch] = layer(stream[batch], *args, **kwargs)
+            given.clear()
+    return [(sums[first], sharing[first]) for first in sums]
+
+
+class _Replay(nn.Module):
+    """In the last decoder layer's place: gives what that layer gave."""
+
+    def forward(self, hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """The batch set beforehand."""
+        return self.batch
+
+
+class _Pass(nn.Module):
+    """In another layer's place: hands its input on."""
+
+    def forward(self, hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """The input."""
+        return hidden
+
+
+def _last_hidden_states(
+    config: PreTrainedConfig, spec: ArchitectureSpec, stored: StoredWeights, tokens: Tensor, stream: Sequence[Tensor]
+) -> list[Tensor]:
+    """What the head reads, of the stream behind the last layer."""
+    model = checkpoint.empty_model(config, torch.float32)
+    owner, _, attribute = spec.layers.rpartition(".")
+    replay = _Replay()
+    others = [_Pass() for _ in range(config.num_hidden_layers - 1)]
+    setattr(model.get_submodule(owner), attribute, nn.ModuleList([*others, replay]))
+    prefix, layers = f"{spec.decoder}.", f"{spec.layers}."
+    names = [name for name in stored.shapes if name.startswith(prefix) and not name.startswith(layers)]
+    tensors = {name.removeprefix(prefix): stored[name] for name in names}
+    found, start = [], 0
+    with filled(model.get_submodule(spec.decoder), tensors, tokens.device) as decoder:
+        for replay.batch in stream:
+            ids = tokens[start : start + len(replay.batch)]
+            start += len(ids)
+            found.append(decoder(input_ids=ids, use_cache=False).last_hidden_state)
+    return found
