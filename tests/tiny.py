@@ -10,7 +10,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from minigpts.model import checkpoint
+from minigpts.model import checkpoint, uneven_widths
 from minigpts.model.families import spec_for
 from minigpts.model.transformers4 import tokenizer_settings
 
@@ -175,6 +175,8 @@ def write_checkpoint(
     settings = config(family, changes.pop("vocab_size", vocab_size), **changes)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    if getattr(settings, "intermediate_sizes", None) is not None:
+        uneven_widths.resize_mlps(model, spec_for(family), settings.intermediate_sizes)
     settings.architectures, settings.dtype = [type(model).__name__], dtype
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,0 +1,183 @@
+"""What llama.cpp makes of each model family, as data: its architecture, how rows lie in it, and what it can't hold.
+
+Facts are llama.cpp's own (``src/models/*.cpp``, ``convert_hf_to_gguf.py``); names of tensors are those of the ``gguf``
+package. Every entry is proved in llama.cpp itself by ``tests/unit/exporting``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from minigpts.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+SILU = ("silu", "swish")
+# llama.cpp has one GELU, the tanh approximation; the exact one differs from it by less than 0.0005.
+GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+RMS_EPSILON, LAYER_EPSILON = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
+
+
+@dataclass(frozen=True)
+class GgufArchitecture:
+    """One architecture of llama.cpp, for one family of transformers."""
+
+    name: str  # llama.cpp's
+    activation: tuple[str, tuple[str, ...]]  # config field of the MLP's activation, and what llama.cpp computes
+    epsilon: tuple[str, str] = ("rms_norm_eps", RMS_EPSILON)  # config field of the norms' epsilon, and llama.cpp's key
+    interleaved: tuple[str, ...] = ()  # modules whose heads' two rotary halves llama.cpp interleaves, row by row
+    fused_by_head: str | None = None  # the module whose rows are (head, [query, key, value]); llama.cpp: ([q, k, v], head)
+    norms_plus_one: bool = False  # RMS norms scale by 1 + weight; llama.cpp stores the sum
+    head_required: bool = False  # a tied lm_head is written a second time
+    separate_head: bool = True  # an untied lm_head has a place
+    heads_fill_width: bool = False  # heads × head_dim must be hidden_size
+    rotary: bool = True
+    # Rotary scalings (config's rope_type) beyond the default: llama3 and longrope come as tensors of factors.
+    rope_types: tuple[str, ...] = ("linear", "yarn")
+    # Layers with a sliding window follow a period that the file states; elsewhere llama.cpp has no window, and the context
+    # is no longer than it.
+    periodic_windows: bool = False
+    score_scale: str | None = None  # config field of s in q·k / √s; llama.cpp takes head_dim for it
+    # The number of layers by which llama.cpp recognizes the one size whose s is hidden_size / heads.
+    scale_by_width_at: int | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)  # further keys of the file: config field
+    expected: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # config field: the values llama.cpp can hold
+
+
+LLAMA = GgufArchitecture(
+    "llama",
+    activation=("hidden_act", SILU),
+    interleaved=("self_attn.q_proj", "self_attn.k_proj"),
+    rope_types=("linear", "yarn", "llama3"),
+)
+DECI = replace(LLAMA, name="deci")  # Llama with a width for each layer
+
+QWEN2 = GgufArchitecture("qwen2", activation=("hidden_act", SILU))
+QWEN3 = replace(QWEN2, name="qwen3", expected={"attention_bias": (False,)})
+
+GEMMA2 = GgufArchitecture(
+    "gemma2",
+    activation=("hidden_activation", GELU),
+    norms_plus_one=True,
+    separate_head=False,
+    rope_types=(),
+    periodic_windows=True,
+    score_scale="query_pre_attn_scalar",
+    scale_by_width_at=46,
+    keys={"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"},
+    expected={"attention_bias": (False,), "use_bidirectional_attention": (False, None)},
+)
+GEMMA3 = replace(
+    GEMMA2,
+    name="gemma3",
+    separate_head=True,
+    rope_types=("linear",),
+    scale_by_width_at=62,
+    keys={"final_logit_softcapping": "final_logit_softcapping"},
+    expected={**GEMMA2.expected, "attn_logit_softcapping": (None,)},
+)
+
+PHI2 = GgufArchitecture(
+    "phi2",
+    activation=("hidden_act", GELU),
+    epsilon=("layer_norm_eps", LAYER_EPSILON),
+    head_required=True,
+    heads_fill_width=True,
+    expected={"qk_layernorm": (False,)},
+)
+PHI3 = GgufArchitecture("phi3", activation=("hidden_act", SILU), heads_fill_width=True, rope_types=("longrope",))
+STABLELM = GgufArchitecture(
+    "stablelm",
+    activation=("hidden_act", SILU),
+    epsilon=("layer_norm_eps", LAYER_EPSILON),
+    head_required=True,
+    heads_fill_width=True,
+    keys={"use_parallel_residual": "use_parallel_residual"},
+)
+GPT2 = GgufArchitecture(
+    "gpt2",
+    activation=("activation_function", GELU),
+    epsilon=("layer_norm_epsilon", LAYER_EPSILON),
+    heads_fill_width=True,
+    rotary=False,
+    expected={"scale_attn_by_inverse_layer_idx": (False,), "scale_attn_weights": (True,), "add_cross_attention": (False,)},
+)
+GPT_NEOX = GgufArchitecture(
+    "gptneox",
+    activation=("hidden_act", GELU),
+    epsilon=("layer_norm_eps", LAYER_EPSILON),
+    fused_by_head="attention.query_key_value",
+    head_required=True,
+    heads_fill_width=True,
+    keys={"use_parallel_residual": "use_parallel_residual"},
+    expected={"attention_bias": (True,)},
+)
+
+ARCHITECTURES = {
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
+    "phi": PHI2,
+    "phi3": PHI3,
+    "stablelm": STABLELM,
+    "gpt2": GPT2,
+    "gpt_neox": GPT_NEOX,
+}
+# Families that have a second architecture for MLP widths that differ between layers.
+UNEVEN = {"llama": DECI, "mistral": DECI, "qwen2": DECI}
+
+
+def architecture_of(config: PreTrainedConfig) -> GgufArchitecture:
+    """The architecture that holds a model with this config, all of it.
+
+    Raises UserError, in one line, for a family that llama.cpp lacks, for uneven MLP widths where it has none, and for any
+    setting under which its model would compute something else.
+    """
+    family = config.model_type
+    if family not in ARCHITECTURES:
+        raise UserError(f"export: llama.cpp has no architecture for {family}; it has one for {', '.join(ARCHITECTURES)}")
+    architecture = ARCHITECTURES[family]
+    if getattr(config, "intermediate_sizes", None) is not None:
+        if family not in UNEVEN:
+            raise UserError(
+                f"export: llama.cpp's {architecture.name} has one MLP width for all layers; set prune_neurons.allocation: uniform"
+            )
+        architecture = UNEVEN[family]
+    reason = obstacle(architecture, config)
+    if reason is not None:
+        raise UserError(f"export: llama.cpp's {architecture.name} {reason}; set export.formats: []")
+    return architecture
+
+
+def obstacle(architecture: GgufArchitecture, config: PreTrainedConfig) -> str | None:
+    """Why ``architecture`` can't hold the config, as what follows its name in a sentence; None where it can."""
+    activation, known = architecture.activation
+    for name, values in {activation: known, **architecture.expected}.items():
+        if getattr(config, name, values[0]) not in values:
+            return f"can't hold {name}: {getattr(config, name)}"
+    if not (config.tie_word_embeddings or architecture.separate_head):
+        return "has no place for an untied lm_head"
+    if architecture.heads_fill_width and config.num_attention_heads * head_dim(config) != config.hidden_size:
+        return "needs heads that fill the hidden size (prune_neurons.heads: 0)"
+    if architecture.score_scale is not None:
+        by_width = config.num_hidden_layers == architecture.scale_by_width_at
+        scale = config.hidden_size // config.num_attention_heads if by_width else head_dim(config)
+        if getattr(config, architecture.score_scale) != scale:
+            return f"takes {scale} for {architecture.score_scale}, not {getattr(config, architecture.score_scale)}"
+    return None
+
+
+def head_dim(config: PreTrainedConfig) -> int:
+    """Size of a head, which some configs state and the others imply."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def kv_heads(config: PreTrainedConfig) -> int:
+    """Key/value heads of a layer; without grouped queries as many as query heads."""
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -1,0 +1,86 @@
+"""Where each tensor of a checkpoint lies in its GGUF file, and in which order its rows: read both ways, so told once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from minigpts.errors import UserError
+from minigpts.exporting.architectures import GgufArchitecture, head_dim, kv_heads
+from minigpts.model.families import spec_for
+from minigpts.model.spec import ArchitectureSpec
+from minigpts.model.weights import Shapes
+
+if TYPE_CHECKING:
+    import numpy
+    from transformers import PreTrainedConfig
+
+STACKED = ".norms."  # StableLM's norms of single heads, that are rows of one tensor in the file
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tensor of the checkpoint lies."""
+
+    name: str  # of the file's tensor
+    shape: tuple[int, ...]  # (out_features, in_features), or (features,)
+    row_order: numpy.ndarray | None = None  # the file's row i is row row_order[i] of the checkpoint's
+    transposed: bool = False  # the checkpoint has (in_features, out_features)
+    offset: float = 0.0  # the file's values are larger by it
+    stacked: tuple[int, int] | None = None  # its index among the tensors of its shape that the file has as one, and their number
+    copy: str | None = None  # a second tensor of the file with the same contents
+
+
+def places(architecture: GgufArchitecture, config: PreTrainedConfig, shapes: Shapes) -> dict[str, Place]:
+    """The place of every tensor of a checkpoint with these ``shapes``, by transformers' name, in the file's order.
+
+    Raises UserError for a tensor that the architecture has no place for.
+    """
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    (arch,) = [arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture.name]
+    names = get_tensor_name_map(arch, config.num_hidden_layers)
+    spec = spec_for(config.model_type)
+    found = {}
+    for name, shape in shapes.items():
+        module, _, suffix = name.rpartition(".")
+        stack, _, index = module.partition(STACKED)
+        stored = names.get_name(stack)
+        if stored is None:
+            raise UserError(f"export: llama.cpp's {architecture.name} has no place for {name}; set export.formats: []")
+        below = module.removeprefix(f"{spec.layers}.").partition(".")[2]
+        transposed = spec.transposed and len(shape) == 2 and module.startswith(f"{spec.layers}.")
+        shape = shape[::-1] if transposed else shape
+        found[name] = Place(
+            f"{stored}.{suffix}",
+            shape,
+            _row_order(architecture, config, below, shape[0]),
+            transposed,
+            1.0 if architecture.norms_plus_one and len(shape) == 1 else 0.0,
+            (int(index), sum(other.startswith(f"{stack}{STACKED}") for other in shapes)) if index else None,
+            _copy(architecture, config, spec, module),
+        )
+    return dict(sorted(found.items(), key=lambda entry: _file_order(entry[1].name)))
+
+
+def _file_order(name: str) -> tuple[int, int, str]:
+    """Embedding and output first, then layer by layer."""
+    parts = name.split(".")
+    return (1, int(parts[1]), name) if parts[0] == "blk" else (0, 0, name)
+
+
+def _copy(architecture: GgufArchitecture, config: PreTrainedConfig, spec: ArchitectureSpec, module: str) -> str | None:
+    tied = architecture.head_required and config.tie_word_embeddings
+    return "output.weight" if tied and module == spec.embedding else None
+
+
+def _row_order(architecture: GgufArchitecture, config: PreTrainedConfig, below: str, num_rows: int) -> numpy.ndarray | None:
+    """The order of the rows of a module below a layer; None where it is the checkpoint's own."""
+    import numpy as np
+
+    size, rows = head_dim(config), np.arange(num_rows)
+    if below in architecture.interleaved:  # (heads, 2 halves, size / 2) → (heads, size / 2, 2 halves)
+        return rows.reshape(-1, 2, size // 2).swapaxes(1, 2).reshape(-1)
+    if below == architecture.fused_by_head:  # (heads, 3, size) → (3, heads, size)
+        return rows.reshape(kv_heads(config), 3, size).swapaxes(0, 1).reshape(-1)
+    return None

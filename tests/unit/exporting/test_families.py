@@ -1,0 +1,186 @@
+"""Every family in llama.cpp itself: the file says what the checkpoint does, and reads back as the checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+
+from minigpts.errors import UserError
+from minigpts.exporting import gguf_file, read_back
+from minigpts.exporting.tokenizer_section import tokenizer_section
+from minigpts.model import checkpoint
+from minigpts.model.weights import StoredWeights
+from minigpts.quantization.formats import FORMATS, PackedWeight
+from tests import tiny
+from tests.llama_cpp import LlamaCpp
+
+NO_WINDOW = {"sliding_window": None}
+LONG_CONTEXT = {"max_position_embeddings": 1024, "original_max_position_embeddings": 512}
+
+
+def rope(kind, **parameters):
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **parameters}}
+
+
+# What the tests of other rooms have, and what decides a file besides: widths, rotary scalings, windows. llama.cpp takes
+# head_dim for Gemma's query_pre_attn_scalar.
+VARIANTS = {
+    **tiny.VARIANTS,
+    "llama of uneven widths": ("llama", {"intermediate_sizes": [40, 77, 33]}),
+    "llama of uneven widths, biased": ("llama", {"intermediate_sizes": [40, 77, 33], "mlp_bias": True, "attention_bias": True}),
+    "mistral of uneven widths": ("mistral", {"intermediate_sizes": [40, 77, 33]}),
+    "qwen2 of uneven widths": ("qwen2", {"intermediate_sizes": [40, 77, 33], "use_sliding_window": False}),
+    "llama 3's rope": (
+        "llama",
+        rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
+    ),
+    "linear rope": ("llama", rope("linear", factor=4.0)),
+    "yarn": ("qwen2", {"use_sliding_window": False, **rope("yarn", factor=4.0, original_max_position_embeddings=64)}),
+    "longrope": (
+        "phi3",
+        {**NO_WINDOW, **LONG_CONTEXT, **rope("longrope", short_factor=[1.0, 1.1, 1.2, 1.3, 1.4], long_factor=[1.0, 2, 3, 4, 5])},
+    ),
+    "gemma2 of windows only": ("gemma2", {"layer_types": ["sliding_attention"] * 3}),
+    "gemma2 of irregular windows": ("gemma2", {"layer_types": ["sliding_attention", "full_attention", "full_attention"]}),
+}
+REFUSED = {
+    "opt": "llama.cpp has no architecture for opt",
+    "opt 350m": "llama.cpp has no architecture for opt",
+    "opt untied, unbiased": "llama.cpp has no architecture for opt",
+    "qwen3 tied, biased, windowed": "can't hold attention_bias: True",
+    "gpt_neox tied, in sequence": "can't hold attention_bias: False",
+    "gemma2 untied": "has no place for an untied lm_head",
+}
+
+
+def written(folder, variant, dtype=torch.float32):
+    """The checkpoint of a variant and the file made from it."""
+    family, changes = VARIANTS[variant]
+    if family.startswith("gemma"):
+        changes = {**changes, "query_pre_attn_scalar": 14}
+    model = tiny.write_checkpoint(folder / "checkpoint", family, dtype=dtype, **changes)
+    return model, *export(model, folder / "model.gguf")
+
+
+def export(model, path, formats=None, packed=None):
+    config, stored = checkpoint.load_config(model), StoredWeights(model)
+    section = tokenizer_section(model, config.vocab_size)
+    weights = ((name, (packed or {}).get(name, tensor)) for name, tensor in reversed([*stored.items()]))
+    return path, gguf_file.write(path, config, stored.shapes, formats or {}, section, weights)
+
+
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant not in REFUSED])
+def test_llama_cpp_computes_what_transformers_does(tmp_path, variant):
+    model, path, layout = written(tmp_path, variant)
+    assert path.stat().st_size == layout.num_bytes
+    tokenizer = checkpoint.load_fast_tokenizer(model)
+    # Windows are shorter than this text: where llama.cpp has none, the context that the file states is no longer than they.
+    config = checkpoint.load_config(model)
+    windowed = [kind == "sliding_attention" for kind in getattr(config, "layer_types", None) or []] or [True]
+    native = config.model_type.startswith("gemma") and variant != "gemma2 of irregular windows"
+    length = 12 if getattr(config, "sliding_window", None) and any(windowed) and not native else 48
+    prompt = tokenizer.encode(tiny.sentences(1)[0]).ids[:8]
+    loaded = checkpoint.load_model(model, torch.float32)
+    with torch.inference_mode():
+        greedy = loaded.generate(
+            torch.tensor([prompt]), do_sample=False, max_length=length, eos_token_id=config.vocab_size, pad_token_id=0
+        )[0]
+        expected = torch.log_softmax(loaded(greedy[None]).logits[0].double(), -1).numpy()
+    with LlamaCpp(path) as ours:
+        texts = tiny.sentences(10)
+        assert [ours.tokenize(text) for text in texts] == [tokenizer.encode(text).ids for text in texts]
+        found = ours.log_probabilities(greedy.tolist())
+    assert len(greedy) == length
+    tolerance = 0.03 if config.model_type.startswith("gemma") else 0.005  # Gemma's large activations go through a GELU table
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+    best_two = np.sort(expected, -1)[:, -2:]
+    clear = best_two[:, 1] - best_two[:, 0] > 2 * tolerance  # such models end in loops, where two tokens may be as probable
+    assert clear[7:-1].any()
+    assert found.argmax(-1)[7:-1][clear[7:-1]].tolist() == greedy[8:][clear[7:-1]].tolist(), "the greedy continuation"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant not in REFUSED])
+def test_reads_back_as_the_checkpoint(tmp_path, variant, dtype):
+    model, path, _ = written(tmp_path, variant, dtype)
+    config, stored = checkpoint.load_config(model), StoredWeights(model)
+    found = dict(read_back.read(path, config, stored.shapes))
+    assert found.keys() == stored.keys()
+    for name, tensor in stored.items():
+        if config.model_type.startswith("gemma") and tensor.dim() == 1 and dtype == torch.float32:  # rounded where 1 was added
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1.2e-7)
+        else:
+            assert torch.equal(found[name].to(dtype), tensor), name
+
+
+@pytest.mark.parametrize(("variant", "reason"), REFUSED.items())
+def test_what_llama_cpp_cannot_hold_is_one_line(tmp_path, variant, reason):
+    with pytest.raises(UserError, match=reason) as error:
+        written(tmp_path, variant)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "model.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "reason"),
+    [
+        ("gemma3_text", {"intermediate_sizes": [40, 77, 33]}, "set prune_neurons.allocation: uniform"),
+        ("gemma2", {}, "takes 14 for query_pre_attn_scalar, not 10"),
+        ("phi", {"head_dim": 8}, "needs heads that fill the hidden size"),
+        ("llama", {"hidden_act": "relu"}, "can't hold hidden_act: relu"),
+        ("llama", rope("dynamic", factor=4.0), "has no rotary scaling 'dynamic'"),
+        (
+            "gemma3_text",
+            {"query_pre_attn_scalar": 14, "layer_types": ["sliding_attention", "full_attention", "full_attention"]},
+            "needs windows in every layer but each n-th",
+        ),
+    ],
+)
+def test_settings_llama_cpp_lacks_are_one_line(family, changes, reason):
+    config = tiny.config(family, 100, dtype=torch.float32, **changes)
+    with pytest.raises(UserError, match=reason):
+        gguf_file.file_bytes(config, checkpoint.stored_shapes(config), {}, {})
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "gpt_neox", "phi tied, grouped"])
+def test_packed_rows_are_ordered_as_plain_ones(tmp_path, variant):
+    """A weight packed in float16 row by row gives the bytes that the tensor itself gives."""
+    model, plain, _ = written(tmp_path, variant)
+    stored = StoredWeights(model)
+    conv = VARIANTS[variant][0] == "gpt2"
+    names = [name for name, shape in stored.shapes.items() if len(shape) == 2]
+    formats = dict.fromkeys(names, FORMATS["F16"])
+    packed = {}
+    for name in names:
+        weight = stored[name].T if conv and ".h." in name else stored[name]
+        rows = weight.half().contiguous().view(torch.uint8).numpy()
+        packed[name] = PackedWeight(FORMATS["F16"], tuple(weight.shape), rows)
+    from_tensors, _ = export(model, tmp_path / "tensors.gguf", formats)
+    from_packed, layout = export(model, tmp_path / "packed.gguf", formats, packed)
+    assert from_packed.read_bytes() == from_tensors.read_bytes()
+    assert from_packed.stat().st_size < plain.stat().st_size
+    assert layout.num_bytes == from_packed.stat().st_size
+    found = dict(read_back.read(from_packed, checkpoint.load_config(model), stored.shapes))
+    for name in names:
+        assert torch.equal(found[name], stored[name].half().float()), name
+
+
+def test_a_tensor_in_another_format_or_missing_is_an_error(tmp_path):
+    model = tiny.write_checkpoint(tmp_path / "checkpoint")
+    config, stored = checkpoint.load_config(model), StoredWeights(model)
+    formats = {"model.layers.0.mlp.up_proj.weight": FORMATS["Q8_0"]}
+    with pytest.raises(ValueError, match="pack it first"):
+        gguf_file.write(tmp_path / "model.gguf", config, stored.shapes, formats, {}, stored.items())
+    with pytest.raises(ValueError, match=r"not written: model\.norm\.weight"):
+        weights = [(name, tensor) for name, tensor in stored.items() if name != "model.norm.weight"]
+        gguf_file.write(tmp_path / "model.gguf", config, stored.shapes, {}, {}, weights)
+    assert list(tmp_path.iterdir()) == [model, tmp_path / "checkpoint-tokenizer"] or not (tmp_path / "model.gguf").exists()
+
+
+def test_reading_back_another_checkpoints_file_is_one_line(tmp_path):
+    _, path, _ = written(tmp_path, "llama")
+    other = tiny.write_checkpoint(tmp_path / "other", "llama", intermediate_size=60)
+    with pytest.raises(UserError, match="made from another checkpoint"):
+        dict(read_back.read(path, checkpoint.load_config(other), StoredWeights(other).shapes))
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match="not a whole GGUF file"):
+        dict(read_back.read(path, checkpoint.load_config(other), StoredWeights(other).shapes))
