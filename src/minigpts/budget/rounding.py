@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minigpts.budget.accounting import grouped, row_length
 from minigpts.budget.curves import Damage
 from minigpts.budget.damage import DamageMeter
 from minigpts.model import checkpoint
@@ -27,7 +28,6 @@ from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights, read_tensors, write_tensors
 from minigpts.quantization.blocks import Blocks
 from minigpts.quantization.formats import FORMATS, BlockFormat
-from minigpts.quantization.groups import grouped, row_length
 from minigpts.quantization.rounding import rounded
 
 if TYPE_CHECKING:
@@ -148,7 +148,9 @@ def _gram(batches: Sequence[Tensor]) -> Tensor:
     return torch.stack([flat.T @ flat for flat in (batch.flatten(0, -2) for batch in batches)]).sum(0)
 
 
-def _advance(layer: nn.Module, modules: Sequence[str], stream: list[Tensor], calls: Sequence[Call]) -> list[tuple[Tensor, list[str]]]:
+def _advance(
+    layer: nn.Module, modules: Sequence[str], stream: list[Tensor], calls: Sequence[Call]
+) -> list[tuple[Tensor, list[str]]]:
     """Run the layer on every batch in place. Returns Σ x xᵀ of the inputs of its ``modules``, those given the same input together."""
     sums: dict[str, Tensor] = {}
     sharing: dict[str, list[str]] = {}

@@ -66,8 +66,10 @@ class Candidates:
 
     def __getitem__(self, index: int) -> Choice:
         """One of them."""
-        numbers = (int(column[index]) for column in (self.heads, self.layers, self.kept, self.counted))
-        return Choice(*numbers, float(self.damage[index]), self.formats[self.bits[index]])
+        heads, layers, kept, counted, bits = (
+            int(column[index]) for column in (self.heads, self.layers, self.kept, self.counted, self.bits)
+        )
+        return Choice(heads, layers, kept, counted, float(self.damage[index]), self.formats[bits])
 
 
 def choose(space: Space, curves: Curves, limit: Limit, multiple_of: int, number: int = 1) -> tuple[list[Landed], Candidates]:
@@ -132,7 +134,9 @@ def candidates(space: Space, curves: Curves, limit: Limit, multiple_of: int) -> 
     least = int(np.searchsorted(sizes, sizes[-1] - curves.vocabulary.most))
     formats = list(itertools.product(space.precisions, repeat=len(GROUPS))) if limit.in_bytes else [()]
     vocabulary = curves.vocabulary.at(sizes[-1] - sizes)
-    rounding = np.array([sum(curves.rounding[g][f].bits_per_byte for g, f in zip(GROUPS, each) if g in curves.rounding) for each in formats])
+    rounding = np.array(
+        [sum(curves.rounding[g][f].bits_per_byte for g, f in zip(GROUPS, each) if g in curves.rounding) for each in formats]
+    )
     tokens = {name: space.token_sizes(limit, name) for name in (space.precisions if limit.in_bytes else (None,))}
     smallest, largest = np.inf, 0.0
     parts: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
@@ -160,7 +164,8 @@ def candidates(space: Space, curves: Curves, limit: Limit, multiple_of: int) -> 
     _require_reachable(limit, smallest, largest)
     numbers, damage = np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts])
     order = np.lexsort((-numbers[2], damage))
-    return Candidates(*numbers[:, order], damage[order], formats)
+    heads_, layers_, kept_, counted_, bits_ = numbers[:, order]
+    return Candidates(heads_, layers_, kept_, counted_, bits_, damage[order], formats)
 
 
 def _require_reachable(limit: Limit, smallest: float, largest: float) -> None:
@@ -170,7 +175,8 @@ def _require_reachable(limit: Limit, smallest: float, largest: float) -> None:
         )
     if largest < LANDING * limit.most:
         raise UserError(
-            f"params.yaml: {limit.said} is more than the largest file that budget.precisions allow ({limit.text(largest)}); lower it"
+            f"params.yaml: {limit.said} is more than the largest file that budget.precisions allow ({limit.text(largest)});"
+            " lower it"
         )
 
 
@@ -202,7 +208,9 @@ def _documents(found: Candidates, part: NDArray[np.int64], space: Space, curves:
     uncut = np.array([sum(space.depths[layers].widths) for layers in found.layers[part].tolist()])
     bits = np.array(
         [
-            np.sum([curves.rounding[g][f].documents for g, f in zip(GROUPS, each) if g in curves.rounding] or [[0.0] * number], axis=0)
+            np.sum(
+                [curves.rounding[g][f].documents for g, f in zip(GROUPS, each) if g in curves.rounding] or [[0.0] * number], axis=0
+            )
             for each in found.formats
         ]
     )

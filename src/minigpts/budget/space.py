@@ -12,30 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from minigpts.budget.accounting import Outline, child_shapes, group_sizes, weights_bytes
+from minigpts.budget.accounting import Outline, child_shapes, group_sizes, grouped, row_length, weights_bytes
 from minigpts.errors import UserError
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import Shapes, StoredWeights, num_parameters
 from minigpts.pruning import layers, neurons
 from minigpts.pruning.allocation import Allocation
 from minigpts.quantization.formats import FORMATS, UNFIT, fitting, format_of
-from minigpts.quantization.groups import GROUPS, grouped, row_length
+from minigpts.quantization.groups import GROUPS
 
 if TYPE_CHECKING:
     from minigpts.budget.search import Choice
 
 POINTS = 4  # numbers of tokens at which a file's header is computed; between them it is interpolated
 LONG = 256  # a row that every format's block divides
-
-
-def require_precisions(precisions: Sequence[str]) -> None:
-    """Raise a UserError for a format that doesn't exist or has no blocks, or where there is none."""
-    blocks = ", ".join(name for name, known in FORMATS.items() if known.levels)
-    for name in precisions:
-        if name not in FORMATS or not FORMATS[name].levels:
-            raise UserError(f"params.yaml: budget.precisions: unknown block format '{name}'; known: {blocks}")
-    if not precisions:
-        raise UserError(f"params.yaml: budget.precisions must name one block format at least; known: {blocks}")
 
 
 def require_rows(precisions: Sequence[str], shapes: Shapes, spec: ArchitectureSpec) -> None:
@@ -216,9 +206,7 @@ class Space:
     def _per_neuron(self) -> dict[str | None, dict[str, float]]:
         """The size of a neuron, by format and group, in layers that every format's block divides."""
         everything = self.depths[0].layers
-        none, some = (
-            self._by_format(Outline(everything, self.num_groups, [width] * len(everything), 0)) for width in (0, LONG)
-        )
+        none, some = (self._by_format(Outline(everything, self.num_groups, [width] * len(everything), 0)) for width in (0, LONG))
         number = LONG * len(everything)
         return {unit: {group: (some[unit][group] - none[unit][group]) / number for group in some[unit]} for unit in self._units}
 
@@ -227,9 +215,7 @@ class Space:
         """The size of a token: its rows, and its biases."""
         whole = self.depths[0]
         none, one = (self._by_format(Outline(whole.layers, self.num_groups, whole.widths, rows)) for rows in (0, 1))
-        return {
-            unit: (one[unit]["embedding"] - none[unit]["embedding"], one[unit][""] - none[unit][""]) for unit in self._units
-        }
+        return {unit: (one[unit]["embedding"] - none[unit]["embedding"], one[unit][""] - none[unit][""]) for unit in self._units}
 
     # What kinds free, for the table
 

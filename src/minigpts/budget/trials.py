@@ -39,9 +39,7 @@ def before_tuning(meter: DamageMeter, cut: ByPlan, num_counted: int, formats: Ma
     return _rounded_damage(meter, *meter.child(cut, num_counted), formats)
 
 
-def after_tuning(
-    meter: DamageMeter, tuning: Tuning, cut: ByPlan, num_counted: int, formats: Mapping[str, str] | None
-) -> Damage:
+def after_tuning(meter: DamageMeter, tuning: Tuning, cut: ByPlan, num_counted: int, formats: Mapping[str, str] | None) -> Damage:
     """The same after ``tuning.tokens`` tokens: below 0 where little tuning gains more than the plan costs."""
     model, tokenizer = meter.child(cut, num_counted)
     recipe = _short(tuning, model)
@@ -63,9 +61,7 @@ def _short(tuning: Tuning, model: PreTrainedModel) -> Recipe:
     return replace(recipe, learning_rate=rate, lora_rank=0, max_tokens=tokens, distillation=0.0, general_share=0.0)
 
 
-def _rounded_damage(
-    meter: DamageMeter, model: PreTrainedModel, tokenizer: Tokenizer, formats: Mapping[str, str] | None
-) -> Damage:
+def _rounded_damage(meter: DamageMeter, model: PreTrainedModel, tokenizer: Tokenizer, formats: Mapping[str, str] | None) -> Damage:
     if formats is not None:
         rounding.round_in_place(model, formats, meter.tokens(model.config, tokenizer))
     return meter.damage_of(model.eval(), tokenizer)
