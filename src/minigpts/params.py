@@ -33,6 +33,7 @@ TOP_LEVEL = (
     "damage",
     "prune_neurons",
     "finetune",
+    "export",
     "evaluate",
     "report",
     "runtime",

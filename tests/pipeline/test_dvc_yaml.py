@@ -249,4 +249,4 @@ def test_no_out_persists():
 def test_only_evaluation_reads_the_test_text():
     """Whatever else read it could be chosen by it."""
     readers = [stage for stage, step in DVC_YAML.items() if "data/prepared/test.parquet" in step["deps"]]
-    assert readers == ["evaluate"]
+    assert readers == ["evaluate", "evaluate_exported"]

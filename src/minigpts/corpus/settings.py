@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 from minigpts.params import require
@@ -46,6 +47,11 @@ class Settings:
         require(0 <= self.max_leakage <= 1, "dataset.max_leakage must lie between 0 and 1", self.max_leakage)
         total = sum(self.shares.values())
         require(total < 1, "dataset: calibration_share + validation_share + test_share must be below 1", total)
+
+    @property
+    def name(self) -> str:
+        """What to call the data: the domain, or the file or folder it comes from."""
+        return self.domain if self.source is None else PurePath(self.source).stem
 
     @property
     def template_text(self) -> str | None:

@@ -49,7 +49,7 @@ def places(architecture: GgufArchitecture, config: PreTrainedConfig, shapes: Sha
         if stored is None:
             raise UserError(f"export: llama.cpp's {architecture.name} has no place for {name}; set export.formats: []")
         below = module.removeprefix(f"{spec.layers}.").partition(".")[2]
-        transposed = spec.transposed and len(shape) == 2 and module.startswith(f"{spec.layers}.")
+        transposed = spec.is_transposed(name, shape)
         shape = shape[::-1] if transposed else shape
         found[name] = Place(
             f"{stored}.{suffix}",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpts.errors import UserError
+from minigpts.exporting.chat_template import turn_end
 from minigpts.exporting.hyperparameters import Fields
 from minigpts.model import checkpoint
 from minigpts.vocabulary.dialect import BYTE_TOKENS, parts_of, ranks
@@ -40,7 +41,6 @@ SPLITS = {
 }
 NORMALIZED = (None, "NFC")  # llama.cpp normalizes nothing: a text that isn't in NFC gets other tokens
 SPECIAL_KEYS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-TURN = "\x01reply\x01"  # no template and no tokenizer has it
 
 
 def tokenizer_section(directory: Path, vocab_size: int) -> Fields:
@@ -196,19 +196,3 @@ def _template(directory: Path, tokenizer: Tokenizer) -> Fields:
     if ends is not None:
         fields["tokenizer.ggml.eot_token_id"] = ends
     return fields
-
-
-def turn_end(directory: Path, tokenizer: Tokenizer) -> int | None:
-    """The id of the added token that the chat template writes right after a reply; None without a template, or such a token."""
-    from jinja2 import TemplateError
-
-    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": TURN}]
-    stock = checkpoint.load_tokenizer(directory)
-    if stock.chat_template is None:
-        return None
-    try:
-        after = str(stock.apply_chat_template(chat, tokenize=False)).partition(TURN)[2].lstrip()
-    except TemplateError:  # raised by templates that take no such chat
-        return None
-    added = {token.content: token_id for token_id, token in tokenizer.get_added_tokens_decoder().items()}
-    return next((added[token] for token in sorted(added, key=len, reverse=True) if after.startswith(token)), None)

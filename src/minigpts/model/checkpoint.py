@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,10 +77,11 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel
     return model.eval()
 
 
-def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(directory: Path, dtype: torch.dtype, weights: Iterable[tuple[str, torch.Tensor]] | None = None) -> PreTrainedModel:
     """Build the model of ``config.json`` in ``dtype`` (eval mode) and fill it strictly from ``model.safetensors``.
 
-    The weights are converted to ``dtype``; buffers such as rotary frequencies keep the precision the class gives them.
+    ``weights`` are all of that file's tensors as another file has them, to fill it from instead. They are converted to ``dtype``;
+    buffers such as rotary frequencies keep the precision the class gives them.
     Raises UserError when names or shapes of the weights contradict the config.
     """
     from transformers import GenerationConfig
@@ -88,7 +89,7 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     config, stored = load_config(directory), StoredWeights(directory)
     model = empty_model(config, dtype)
     _check(_shapes(model), stored.shapes, stored.path)
-    for name, tensor in stored.items():
+    for name, tensor in stored.items() if weights is None else weights:
         set_tensor(model, name, tensor.to(dtype))
     model.tie_weights()
     if (directory / "generation_config.json").exists():

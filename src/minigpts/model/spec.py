@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,10 @@ class ArchitectureSpec:
     def logit_softcap(self, config: PreTrainedConfig) -> float | None:
         """The c of a config whose logits are capped; None where they are not."""
         return None if self.logit_softcap_field is None else getattr(config, self.logit_softcap_field)
+
+    def is_transposed(self, name: str, shape: Sequence[int]) -> bool:
+        """Whether a tensor of the weights file is a linear layer's weight that lies as (in_features, out_features)."""
+        return self.transposed and len(shape) == 2 and name.startswith(f"{self.layers}.")
 
     @property
     def stored_lm_head(self) -> str:

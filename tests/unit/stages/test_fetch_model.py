@@ -68,7 +68,7 @@ def hub(tmp_path, source, monkeypatch):
     revisions = {"main": sharded, "refs/pr/1": source}
     with Hub({"us/tiny": Repository(revisions)}) as hub:
         in_this_process(monkeypatch, hub.url, tmp_path / "cache")
-        monkeypatch.setitem(fetch_model.PAPER_MODELS, "phi-1.5", HubModel("us/tiny", hub.repositories["us/tiny"].commit("main")))
+        monkeypatch.setitem(PAPER_MODELS, "phi-1.5", HubModel("us/tiny", hub.repositories["us/tiny"].commit("main")))
         yield hub
 
 

@@ -1,0 +1,201 @@
+"""The stages on a tiny child: the folder that people run, what is scored of it, and what goes wrong, in one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from minigpts import artifacts
+from minigpts.errors import UserError
+from minigpts.exporting import chat_template, companions
+from minigpts.model import checkpoint
+from minigpts.model.weights import StoredWeights
+from minigpts.quantization.groups import GROUPS, group_of
+from stages import evaluate, evaluate_exported, export
+from tests import tiny
+from tests.llama_cpp import LlamaCpp
+
+ROOT_PARAMS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text(encoding="utf-8"))
+SIZES = {"hidden_size": 64, "intermediate_size": 77, "head_dim": 16}  # rows of 64 hold blocks of 32, rows of 77 don't
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny.write_checkpoint(folder / "base", **SIZES)
+    tiny.write_checkpoint(folder / "child", seed=1, **{**SIZES, "num_hidden_layers": 2})
+    artifacts.write_table(folder / "test.parquet", {"text": tiny.sentences(12)})
+    artifacts.write_table(folder / "validation.parquet", {"text": tiny.sentences(7, seed=3)})
+    questions = [
+        {"question": text, "choices": ["heart", "lung"], "answer": row % 2, "split": ("test", "validation")[row % 2]}
+        for row, text in enumerate(tiny.sentences(8, seed=5))
+    ]
+    artifacts.write_jsonl(folder / "mcq.jsonl", questions)
+    for name, model in (("base", "base"), ("finetuned", "child")):
+        evaluate.main(scoring(folder, model, name))
+    artifacts.write_json(folder / "tuned_parent.json", {})
+    artifacts.write_json(folder / "dataset.json", {"sources": {"us": {"name": "Our notes", "version": "3", "licence": "ours"}}})
+    return folder
+
+
+def write_params(folder, **changes):
+    sections = {
+        "model": {**ROOT_PARAMS["model"], "member": "x/Tiny-7M.Q4_1.gguf"},
+        "dataset": {**ROOT_PARAMS["dataset"], "source": "notes/My Notes.jsonl"},
+        "export": {"formats": ["gguf"], **dict.fromkeys(GROUPS, "Q8_0"), **changes},
+        "evaluate": {"sequence_length": 64},
+        "runtime": {"batch_tokens": 400, "num_threads": None},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(sections))
+    return folder / "params.yaml"
+
+
+def scoring(folder, model, name):
+    paths = {
+        **{"model": folder / model, "base": folder / "base", "validation": folder / "validation.parquet"},
+        **{"test": folder / "test.parquet", "questions": folder / "mcq.jsonl", "metrics": folder / f"{name}.json"},
+        "params": write_params(folder),
+    }
+    return [part for flag, path in paths.items() for part in (f"--{flag}", str(path))]
+
+
+def run(folder, out, **changes):
+    names = {"parent": "base.json", "child": "finetuned.json", "tuned-parent": "tuned_parent.json", "dataset": "dataset.json"}
+    paths = {flag: folder / name for flag, name in names.items()} | {"model": folder / "child", "out": folder / out}
+    paths |= {"metrics": folder / f"{out}.json", "params": write_params(folder, **changes)}
+    export.main([part for flag, path in paths.items() for part in (f"--{flag}", str(path))])
+    return artifacts.read_json(folder / f"{out}.json")
+
+
+def test_the_folder_runs_in_llama_cpp_and_says_what_it_is(inputs, capsys):
+    metrics = run(inputs, "exported", embedding="Q5_1")
+    path = inputs / "exported" / metrics["file"]
+    assert metrics["file"] == "tiny-7m-my-notes.gguf"
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["Modelfile", "README.md", "tiny-7m-my-notes.gguf"]
+    assert metrics["megabytes"] == pytest.approx(path.stat().st_size / 1e6)
+    assert sum(metrics["bytes_by_group"].values()) == path.stat().st_size
+    assert metrics["formats"] == {
+        "embedding": {"Q5_1": 1},
+        "query_key": {"Q8_0": 4},
+        "value_output": {"Q8_0": 4},
+        "mlp_in": {"Q8_0": 4},
+        "mlp_out": {"F16": 2},
+    }
+    assert metrics["fallbacks"] == {"mlp_out: F16 for Q8_0, whose blocks don't divide rows of 77": 2}
+    with LlamaCpp(path) as model:
+        ids = model.tokenize("Heart 5: an abnormality")
+        assert ids == checkpoint.load_fast_tokenizer(inputs / "child").encode("Heart 5: an abnormality").ids
+        assert model.log_probabilities(ids).max() < 0
+    card = (path.parent / "README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert "Our notes, 3 (licence: ours)." in card
+    assert "| bits per byte, test text | " in card
+    assert "ollama create tiny-7m-my-notes" in card
+    assert f"llama-cli -m {path}" in capsys.readouterr().out
+
+
+def test_equal_runs_write_equal_bytes(inputs):
+    run(inputs, "one")
+    run(inputs, "two")
+    for path in (inputs / "one").iterdir():
+        assert path.read_bytes() == (inputs / "two" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(("block_format", "tolerance"), [("F32", 1e-6), ("Q8_0", 0.02)])
+def test_the_file_is_scored_as_its_checkpoint(inputs, block_format, tolerance):
+    metrics = run(inputs, "scored", **dict.fromkeys(GROUPS, block_format))
+    flags = [*scoring(inputs, "child", "scored_metrics"), "--exported", str(inputs / "scored")]
+    evaluate_exported.main(flags)
+    found, of_checkpoint = (artifacts.read_json(inputs / f"{name}.json") for name in ("scored_metrics", "finetuned"))
+    assert found.keys() == of_checkpoint.keys()
+    assert found["bits_per_byte"] == pytest.approx(of_checkpoint["bits_per_byte"], rel=tolerance)
+    assert found["checkpoint_bytes"] == (inputs / "scored" / metrics["file"]).stat().st_size
+    if block_format == "Q8_0":
+        assert found["bits_per_byte"] != of_checkpoint["bits_per_byte"]
+
+
+def test_no_formats_no_file_and_no_metrics(inputs):
+    assert run(inputs, "none", formats=[]) == {}
+    evaluate_exported.main([*scoring(inputs, "child", "none_scored"), "--exported", str(inputs / "none")])
+    assert artifacts.read_json(inputs / "none_scored.json") == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mlp_in": "Q9_9"}, "unknown weight format 'Q9_9'; known: F32"),
+        ({"formats": ["onnx"]}, "export.formats must be one of gguf, got 'onnx'"),
+    ],
+)
+def test_bad_settings_are_one_line_and_lose_nothing(inputs, changes, message):
+    run(inputs, "kept")
+    before = {path.name: path.read_bytes() for path in (inputs / "kept").iterdir()}
+    with pytest.raises(UserError, match=message):
+        run(inputs, "kept", **changes)
+    assert {path.name: path.read_bytes() for path in (inputs / "kept").iterdir()} == before
+
+
+def test_a_folder_without_the_file_is_one_line(inputs, tmp_path):
+    with pytest.raises(UserError, match="holds 0 GGUF files"):
+        evaluate_exported.main([*scoring(inputs, "child", "missing"), "--exported", str(tmp_path)])
+
+
+@pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if family != "opt"])
+def test_every_weight_of_a_layer_is_in_a_group(tmp_path, family):
+    model = tiny.write_checkpoint(tmp_path / "checkpoint", family, tie_word_embeddings=False)
+    shapes = StoredWeights(model).shapes
+    left_out = {name for name, shape in shapes.items() if group_of(family, name, shape) is None and len(shape) == 2}
+    assert left_out == ({"transformer.wpe.weight"} if family == "gpt2" else set())
+    found = {group_of(family, name, shape) for name, shape in shapes.items()} - {None}
+    assert found == set(GROUPS) - ({"query_key"} if family in ("phi3", "gpt2", "gpt_neox") else set())
+    heads = [name for name, shape in shapes.items() if group_of(family, name, shape) == "embedding"]
+    assert len(heads) == 2
+
+
+def as_ollama(template, chat):
+    """What Ollama makes of a template of ours: Go's language as far as they use it."""
+    text, body = "", template.removeprefix("{{ range $i, $_ := .Messages }}").removesuffix("{{ end }}")
+    for index, message in enumerate(chat):
+        part = body.partition(f'{{{{ if eq .Role "{message["role"]}" }}}}')[2]
+        if message["role"] == "user":
+            first, _, part = part.removeprefix("{{ if eq $i 0 }}").partition("{{ end }}")
+            text += first if index == 0 else ""
+        text += part.partition("{{ end }}")[0].replace("{{ .Content }}", message["content"])
+    return text
+
+
+CHATML = (
+    "{% for m in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "<|im_start|>system\nBe kind<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}{% for m in messages %}"
+    "<|im_start|>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("template", "system"), [(CHATML, True), (NO_SYSTEM, False)], ids=["default system", "no system"])
+def test_ollamas_template_writes_what_the_checkpoints_does(tmp_path, template, system):
+    model = tiny.write_checkpoint(tmp_path / "checkpoint")
+    (model / "chat_template.jinja").write_text(template)
+    tokenizer = checkpoint.load_tokenizer(model)
+    turns = [{"role": role, "content": f"text {index}"} for index, role in enumerate(["user", "assistant", "user"])]
+    chats = [turns[:1], turns, *([[{"role": "system", "content": "Be short"}, *turns]] if system else [])]
+    found = chat_template.ollama_template(model)
+    for chat in chats:
+        assert as_ollama(found, chat) == tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    lines = companions.modelfile(model, "x.gguf", 256)
+    assert lines.startswith('FROM ./x.gguf\nTEMPLATE """{{ range')
+    assert 'PARAMETER stop "<|im_end|>"' in lines
+    assert "PARAMETER num_ctx 256" in lines
+
+
+def test_a_checkpoint_without_a_template_has_neither(tmp_path):
+    model = tiny.write_checkpoint(tmp_path / "checkpoint")
+    (model / "chat_template.jinja").unlink()
+    assert companions.modelfile(model, "x.gguf", 9999).splitlines() == [
+        *("FROM ./x.gguf", "PARAMETER temperature 0.3", "PARAMETER repeat_penalty 1.1", "PARAMETER num_ctx 4096")
+    ]
