@@ -36,7 +36,7 @@ class Params:
         known = [name for name, block_format in FORMATS.items() if block_format.levels]
         rule = f"budget.precisions must name one or more of {', '.join(known)}, each once"
         named = set(self.precisions)
-        params.require(named and named <= set(known) and len(named) == len(self.precisions), rule, list(self.precisions))
+        params.require(bool(named) and named <= set(known) and len(named) == len(self.precisions), rule, list(self.precisions))
 
     @property
     def is_set(self) -> bool:

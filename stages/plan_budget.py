@@ -7,7 +7,9 @@ from typing import Any
 
 from minigpts import artifacts, params
 from minigpts.budget import curves, plan
+from minigpts.corpus.settings import Settings
 from minigpts.errors import UserError, exit_cleanly
+from minigpts.importing.source import ModelSource
 from minigpts.pruning.params import Params as PruneParams
 from minigpts.training.recipe import Recipe
 from stages.check_budget import Params
@@ -32,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     damage = params.read(arguments.params, DamageParams, "damage")
     pruning = params.read(arguments.params, PruneParams, "prune_neurons")
     finetune = params.read(arguments.params, Recipe, "finetune")
+    parent = params.read(arguments.params, ModelSource, "model")
+    dataset = params.read(arguments.params, Settings, "dataset")
     runtime = params.read(arguments.params, params.Runtime, "runtime")
 
     planned, rows = None, NO_ROWS
@@ -43,13 +47,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         from minigpts.budget import planning, table
         from minigpts.budget.space import Limit
         from minigpts.budget.trials import Tuning
+        from minigpts.exporting.general_section import Provenance
         from minigpts.model.device import computed_on
 
         meter = damage_meter(arguments, damage, pruning, runtime)
         limit = Limit.of(meter.parent.stored, settings.target_size_reduction, settings.target_megabytes)
         texts = artifacts.read_table(arguments.train, ["text"])["text"] if settings.trial_tokens else []
         tuning = Tuning(settings.trial_tokens, texts, finetune, runtime)
-        planned, rows, metrics = planning.make(meter, measured, limit, settings.precisions, tuning)
+        origin = Provenance(parent.name, parent.version, parent.url, parent.licence, dataset.name, 0, 0)
+        planned, rows, metrics = planning.make(meter, measured, limit, settings.precisions, tuning, origin)
         metrics = {**metrics, "computed_on": computed_on(meter.where)}
         print(table.text(rows, metrics))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import TensorWriter, num_parameters
-from minigpts.quantization.formats import FORMATS, BlockFormat, fitting, num_bytes
-from minigpts.quantization.groups import GROUPS, group_of
+from minigpts.quantization.formats import FORMATS, num_bytes
+from minigpts.quantization.groups import GROUPS, formats_of, group_of
 from minigpts.vocabulary.embeddings import vocabulary_tensors
 
 if TYPE_CHECKING:
@@ -72,21 +72,11 @@ def grouped(spec: ArchitectureSpec, shapes: Shapes) -> dict[str, str]:
     return {name: group for name, group in found.items() if group is not None}
 
 
-def row_length(spec: ArchitectureSpec, name: str, shape: Sequence[int]) -> int:
-    """Weights in a row of a rounded tensor as a file stores it: its input features."""
-    return shape[spec.input_axis] if name.startswith(f"{spec.layers}.") else shape[1]
-
-
-def formats_of(spec: ArchitectureSpec, shapes: Shapes, formats: Mapping[str, str]) -> dict[str, BlockFormat]:
-    """The format of every tensor that is rounded, by name, of ``formats`` by group: what its rows can hold."""
-    return {name: fitting(formats[group], row_length(spec, name, shapes[name])) for name, group in grouped(spec, shapes).items()}
-
-
 def group_sizes(shapes: Shapes, spec: ArchitectureSpec, format_name: str | None) -> dict[str, int]:
     """Sizes by group of tensors, under "" what is never rounded: bytes in a file where every group is in one format and the rest
     in F32, or parameters where ``format_name`` is None."""
     sizes, groups = dict.fromkeys(("", *GROUPS), 0), grouped(spec, shapes)
-    formats = {} if format_name is None else formats_of(spec, shapes, dict.fromkeys(GROUPS, format_name))
+    formats = {} if format_name is None else formats_of(spec.model_type, shapes, dict.fromkeys(GROUPS, format_name))
     for name, shape in shapes.items():
         size = math.prod(shape) if format_name is None else num_bytes(formats.get(name, FORMATS["F32"]), shape)
         sizes[groups.get(name, "")] += size

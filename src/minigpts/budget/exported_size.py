@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from minigpts.budget.accounting import Outline, child_shapes, formats_of
+from minigpts.budget.accounting import Outline, child_shapes
 from minigpts.exporting import gguf_file
+from minigpts.exporting.general_section import Provenance, general_section
 from minigpts.exporting.tokenizer_section import tokenizer_section
 from minigpts.model import checkpoint
+from minigpts.model.weights import num_parameters
 from minigpts.pruning import cutting, heads, layers, neurons
 from minigpts.pruning.slicing import AttentionShape
+from minigpts.quantization.groups import formats_of
 from minigpts.vocabulary import trim
 from minigpts.vocabulary.embeddings import shrink_config
 
@@ -29,9 +33,13 @@ if TYPE_CHECKING:
 class ExportedSize:
     """Gives the size of children of one parent; a tokenizer is trimmed once for each number of tokens asked for."""
 
-    def __init__(self, parent: cutting.Parent, vocabulary: VocabularyChoice, shapes: Shapes, with_biases: bool) -> None:
-        """``shapes`` are the parent's, with the MLP biases that its children have (``with_biases``)."""
+    def __init__(
+        self, parent: cutting.Parent, vocabulary: VocabularyChoice, origin: Provenance, shapes: Shapes, with_biases: bool
+    ) -> None:
+        """``origin`` is what the files say of their parent, whose ``shapes`` have the MLP biases that its children will have
+        (``with_biases``)."""
         self.parent, self.vocabulary, self.shapes, self.with_biases = parent, vocabulary, shapes, with_biases
+        self.origin = replace(origin, parent_parameters=num_parameters(parent.stored.shapes))
         self.sections: dict[int, Fields] = {}
 
     def __call__(self, outline: Outline, num_counted: int, formats: dict[str, str]) -> int:
@@ -40,8 +48,10 @@ class ExportedSize:
         Raises UserError where llama.cpp can't hold it.
         """
         shapes = child_shapes(self.shapes, self.parent.spec, self._attention.num_groups, outline)
-        tensors = formats_of(self.parent.spec, shapes, formats)
-        return gguf_file.file_bytes(self._config(outline, num_counted), shapes, tensors, self._section(num_counted))
+        tensors = formats_of(self.parent.spec.model_type, shapes, formats)
+        general = general_section(replace(self.origin, num_parameters=num_parameters(shapes)))
+        metadata = {**general, **self._section(num_counted)}
+        return gguf_file.file_bytes(self._config(outline, num_counted), shapes, tensors, metadata)
 
     @cached_property
     def _attention(self) -> AttentionShape:

@@ -1,4 +1,4 @@
-"""The plan file: what prune_neurons, prune_embeddings and export must do. No torch here: without a budget nothing else is loaded."""
+"""The plan file: what prune_neurons, prune_embeddings and export must do. No torch here: without a budget nothing is loaded."""
 
 from __future__ import annotations
 

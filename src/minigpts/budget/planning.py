@@ -17,6 +17,7 @@ from minigpts.budget.search import Choice, Landed, choose, freed, num_equal
 from minigpts.budget.space import Limit
 from minigpts.budget.trials import Tuning
 from minigpts.errors import UserError
+from minigpts.exporting.general_section import Provenance
 from minigpts.model.weights import num_parameters
 from minigpts.pruning.params import ByPlan
 from minigpts.quantization.groups import GROUPS
@@ -32,17 +33,18 @@ class Found(NamedTuple):
     metrics: dict[str, Any]
 
 
-def make(meter: DamageMeter, curves: Curves, limit: Limit, precisions: Sequence[str], tuning: Tuning) -> Found:
-    """Search, try the best plans, and measure what was chosen. ``curves`` are what :func:`minigpts.budget.measuring.measured` gave for the same meter.
+def make(meter: DamageMeter, curves: Curves, limit: Limit, precisions: Sequence[str], tuning: Tuning, origin: Provenance) -> Found:
+    """Search, try the best plans, and measure what was chosen. ``curves`` are those of the same meter
+    (:func:`minigpts.budget.measuring.measured`).
 
-    Raises UserError for curves that lack one of ``precisions``.
+    ``origin`` is what the exported file says of its parent. Raises UserError for curves that lack one of ``precisions``.
     """
     missing = [name for name in precisions if limit.in_bytes and any(name not in found for found in curves.rounding.values())]
     if missing or (limit.in_bytes and not curves.rounding):
         raise UserError("the curves were measured for other budget.precisions; run check_budget and measure_damage again")
     space = space_of(meter)
     if limit.in_bytes:
-        exact = ExportedSize(meter.parent, meter.vocabulary, space.shapes, meter.params.refit == "bias")
+        exact = ExportedSize(meter.parent, meter.vocabulary, origin, space.shapes, meter.params.refit == "bias")
         space = replace(space, precisions=precisions, file_size=exact)
     plans, candidates = choose(space, curves, limit, multiple_of(meter, space), NUM_TRIALS if tuning.tokens else 1)
     tried = [_tried(meter, tuning, plan) for plan in plans] if tuning.tokens else []

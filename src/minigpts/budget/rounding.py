@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minigpts.budget.accounting import grouped, row_length
+from minigpts.budget.accounting import grouped
 from minigpts.budget.curves import Damage
 from minigpts.budget.damage import DamageMeter
 from minigpts.model import checkpoint
@@ -28,6 +28,7 @@ from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights, read_tensors, write_tensors
 from minigpts.quantization.blocks import Blocks
 from minigpts.quantization.formats import FORMATS, BlockFormat
+from minigpts.quantization.groups import row_length
 from minigpts.quantization.rounding import rounded
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def round_in_place(model: PreTrainedModel, formats: Mapping[str, str], tokens: T
 
 
 def _replace(model: PreTrainedModel, spec: ArchitectureSpec, name: str, values: Tensor) -> None:
-    transposed = spec.transposed and name.startswith(f"{spec.layers}.")
+    transposed = spec.is_transposed(name, values.shape)
     checkpoint.set_tensor(model, name, (values.T.contiguous() if transposed else values).to(model.device))
 
 
@@ -100,7 +101,11 @@ def compensated(
     """
     keep_large_blocks_apart()
     wanted = {
-        name: [FORMATS[f] for f in formats.get(group, ()) if row_length(spec, name, stored.shapes[name]) % FORMATS[f].block == 0]
+        name: [
+            FORMATS[f]
+            for f in formats.get(group, ())
+            if row_length(spec.model_type, name, stored.shapes[name]) % FORMATS[f].block == 0
+        ]
         for name, group in grouped(spec, stored.shapes).items()
     }
     layers = layers_of(config, spec)
@@ -141,7 +146,7 @@ def _rounded(
 def _rows(stored: StoredWeights, spec: ArchitectureSpec, name: str) -> Tensor:
     """A stored weight as (out_features, in_features)."""
     weight = stored[name]
-    return weight.T.contiguous() if spec.transposed and name.startswith(f"{spec.layers}.") else weight
+    return weight.T.contiguous() if spec.is_transposed(name, weight.shape) else weight
 
 
 def _gram(batches: Sequence[Tensor]) -> Tensor:
@@ -151,7 +156,7 @@ def _gram(batches: Sequence[Tensor]) -> Tensor:
 def _advance(
     layer: nn.Module, modules: Sequence[str], stream: list[Tensor], calls: Sequence[Call]
 ) -> list[tuple[Tensor, list[str]]]:
-    """Run the layer on every batch in place. Returns Σ x xᵀ of the inputs of its ``modules``, those given the same input together."""
+    """Run the layer on every batch in place. Returns Σ x xᵀ of its ``modules``' inputs, those given the same input together."""
     sums: dict[str, Tensor] = {}
     sharing: dict[str, list[str]] = {}
     given: list[tuple[Tensor, str]] = []  # the inputs of the present batch, and who had each first
@@ -179,6 +184,8 @@ def _advance(
 
 class _Replay(nn.Module):
     """In the last decoder layer's place: gives what that layer gave."""
+
+    batch: Tensor
 
     def forward(self, hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
         """The batch set beforehand."""

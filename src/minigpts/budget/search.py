@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigpts.budget.accounting import Outline
-from minigpts.budget.curves import Curves, ratio_error
+from minigpts.budget.curves import Curves, Damage, ratio_error
 from minigpts.budget.space import Limit, Space
 from minigpts.errors import UserError
 from minigpts.quantization.groups import GROUPS
@@ -128,44 +128,80 @@ def _fitted(space: Space, limit: Limit, choice: Choice, multiple_of: int) -> Lan
     return None
 
 
-def candidates(space: Space, curves: Curves, limit: Limit, multiple_of: int) -> Candidates:
-    """Every combination of formats, heads, layers and neurons with all the tokens that then fit and about the landing's size."""
-    sizes = space.vocabulary_sizes
-    least = int(np.searchsorted(sizes, sizes[-1] - curves.vocabulary.most))
-    formats = list(itertools.product(space.precisions, repeat=len(GROUPS))) if limit.in_bytes else [()]
-    vocabulary = curves.vocabulary.at(sizes[-1] - sizes)
-    rounding = np.array(
-        [sum(curves.rounding[g][f].bits_per_byte for g, f in zip(GROUPS, each) if g in curves.rounding) for each in formats]
-    )
-    tokens = {name: space.token_sizes(limit, name) for name in (space.precisions if limit.in_bytes else (None,))}
-    smallest, largest = np.inf, 0.0
-    parts: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
-    for heads, layers in itertools.product((0, *space.head_options), space.depths):
-        kept = space.neuron_counts(layers, multiple_of)
-        share = 1 - kept / sum(space.depths[layers].widths)
-        known = share <= curves.neurons.most + 1e-8  # the curves' file holds eight digits
+@dataclass(frozen=True)
+class _Prices:
+    """What is known of sizes and damages beforehand, for every combination."""
+
+    space: Space
+    curves: Curves
+    limit: Limit
+    multiple_of: int
+    formats: Sequence[tuple[str, ...]]
+    rounding: NDArray[np.float64]  # damage, of each of ``formats``
+    tokens: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]  # places in ``formats`` of one embedding, its tokens' sizes
+    vocabulary: NDArray[np.float64]  # damage, over the tokens kept for their count
+    least_counted: int  # of them
+
+    @classmethod
+    def of(cls, space: Space, curves: Curves, limit: Limit, multiple_of: int) -> _Prices:
+        """For all that a space holds."""
+        sizes = space.vocabulary_sizes
+        formats = list(itertools.product(space.precisions, repeat=len(GROUPS))) if limit.in_bytes else [()]
+        rounding = np.array([sum(found.bits_per_byte for found in _roundings(curves, each)) for each in formats])
+        tokens = []
+        for name in space.precisions if limit.in_bytes else (None,):
+            places = [place for place, each in enumerate(formats) if not each or each[0] == name]
+            tokens.append((np.array(places), space.token_sizes(limit, name)))
+        least = int(np.searchsorted(sizes, sizes[-1] - curves.vocabulary.most))
+        return cls(space, curves, limit, multiple_of, formats, rounding, tokens, curves.vocabulary.at(sizes[-1] - sizes), least)
+
+    def of_cut(self, heads: int, layers: int) -> _OfCut:
+        """The candidates that lose so many heads and layers, and the range of sizes that these can have."""
+        kept = self.space.neuron_counts(layers, self.multiple_of)
+        share = 1 - kept / sum(self.space.depths[layers].widths)
+        known = share <= self.curves.neurons.most + 1e-8  # the curves' file holds eight digits
         kept, share = kept[known], share[known]
-        cut = float(curves.heads.at(heads) + curves.layers.at(layers))
-        columns = []
-        for name, of_tokens in tokens.items():  # by the embedding's format, whose tokens have their own sizes
-            places = np.array([place for place, each in enumerate(formats) if not each or each[0] == name])
-            fixed = np.stack([space.fixed_size(limit, heads, layers, kept, multiple_of, formats[place]) for place in places])
-            smallest, largest = min(smallest, fixed.min() + of_tokens[least]), max(largest, fixed.max() + of_tokens[-1])
-            counted = np.searchsorted(of_tokens, limit.most - fixed, side="right") - 1  # (formats, neurons)
-            # Sizes here are right but for headers' bytes: who is just below the landing is looked at all the same.
-            near = fixed + of_tokens[counted] >= (LANDING - 0.005) * limit.most
-            row, column = np.nonzero((counted >= least) & near)
-            number, neurons = counted[row, column], column
-            damage = cut + rounding[places[row]] + curves.neurons.at(share)[neurons] + vocabulary[number]
-            columns.append((np.stack([number * 0 + heads, number * 0 + layers, kept[neurons], number, places[row]]), damage))
-        numbers, damage = np.concatenate([c[0] for c in columns], axis=1), np.concatenate([c[1] for c in columns])
+        cut = self.curves.heads.at(heads) + self.curves.layers.at(layers) + self.curves.neurons.at(share)
+        numbers, damages, ends = [], [], []
+        for places, sizes in self.tokens:
+            fixed = self.space.fixed_sizes(self.limit, heads, layers, kept, self.multiple_of, [self.formats[n] for n in places])
+            ends += [fixed.min() + sizes[self.least_counted], fixed.max() + sizes[-1]]
+            counted = np.searchsorted(sizes, self.limit.most - fixed, side="right") - 1  # (formats, neurons)
+            # Sizes here are right but for headers' bytes: what is just below the landing is looked at all the same.
+            near = fixed + sizes[counted] >= (LANDING - 0.005) * self.limit.most
+            row, column = np.nonzero((counted >= self.least_counted) & near)
+            tokens, bits = counted[row, column], places[row]
+            numbers.append(np.stack([np.full_like(bits, heads), np.full_like(bits, layers), kept[column], tokens, bits]))
+            damages.append(self.rounding[bits] + cut[column] + self.vocabulary[tokens])
+        damage = np.concatenate(damages)
         best = np.argsort(damage, kind="stable")[:MOST]
-        parts.append((numbers[:, best], damage[best]))
-    _require_reachable(limit, smallest, largest)
-    numbers, damage = np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts])
+        return _OfCut(np.concatenate(numbers, axis=1)[:, best], damage[best], float(min(ends)), float(max(ends)))
+
+
+class _OfCut(NamedTuple):
+    numbers: NDArray[np.int64]  # heads, layers, kept, counted, bits
+    damage: NDArray[np.float64]
+    smallest: float
+    largest: float
+
+
+def candidates(space: Space, curves: Curves, limit: Limit, multiple_of: int) -> Candidates:
+    """Every combination of formats, heads, layers and neurons with all the tokens that then fit and about the landing's size.
+
+    Raises UserError where none can be small or large enough.
+    """
+    prices = _Prices.of(space, curves, limit, multiple_of)
+    cuts = [prices.of_cut(heads, layers) for heads, layers in itertools.product((0, *space.head_options), space.depths)]
+    _require_reachable(limit, min(cut.smallest for cut in cuts), max(cut.largest for cut in cuts))
+    numbers, damage = np.concatenate([cut.numbers for cut in cuts], axis=1), np.concatenate([cut.damage for cut in cuts])
     order = np.lexsort((-numbers[2], damage))
-    heads_, layers_, kept_, counted_, bits_ = numbers[:, order]
-    return Candidates(heads_, layers_, kept_, counted_, bits_, damage[order], formats)
+    heads, layers, kept, counted, bits = numbers[:, order]
+    return Candidates(heads, layers, kept, counted, bits, damage[order], prices.formats)
+
+
+def _roundings(curves: Curves, formats: Sequence[str]) -> Iterator[Damage]:
+    """What each group's rounding costs, in a format for each of GROUPS."""
+    return (curves.rounding[group][name] for group, name in zip(GROUPS, formats, strict=False) if group in curves.rounding)
 
 
 def _require_reachable(limit: Limit, smallest: float, largest: float) -> None:
@@ -187,36 +223,23 @@ def num_equal(found: Candidates, chosen: Choice, space: Space, curves: Curves) -
     """
     if not len(curves.document_bytes):
         return 0
-    (same,) = np.nonzero(
-        (found.heads == chosen.num_removed_groups)
-        & (found.layers == chosen.num_removed_layers)
-        & (found.kept == chosen.num_kept_neurons)
-        & (np.array([each == chosen.formats for each in found.formats])[found.bits])
-    )
-    reference = _documents(found, same[:1], space, curves)
+    is_chosen = (found.heads == chosen.num_removed_groups) & (found.layers == chosen.num_removed_layers)
+    is_chosen &= (found.kept == chosen.num_kept_neurons) & (found.bits == found.formats.index(chosen.formats))
+    reference = _documents(found, np.nonzero(is_chosen)[0], space, curves)
     total = 0
-    for start in range(0, len(found), CHUNK):
-        part = np.arange(start, min(start + CHUNK, len(found)))
+    for part in np.array_split(np.nonzero(~is_chosen)[0], len(found) // CHUNK + 1):
         error = ratio_error(_documents(found, part, space, curves) - reference, curves.document_bytes)
         total += int((found.damage[part] - chosen.damage < error).sum())
-    return total - len(same) if total else 0
+    return total
 
 
 def _documents(found: Candidates, part: NDArray[np.int64], space: Space, curves: Curves) -> NDArray[np.float64]:
     """The predicted damage (bits) of some candidates to each held-back document, (candidates, documents)."""
-    number = len(curves.document_bytes)
+    number, sizes = len(curves.document_bytes), space.vocabulary_sizes
     uncut = np.array([sum(space.depths[layers].widths) for layers in found.layers[part].tolist()])
-    bits = np.array(
-        [
-            np.sum(
-                [curves.rounding[g][f].documents for g, f in zip(GROUPS, each) if g in curves.rounding] or [[0.0] * number], axis=0
-            )
-            for each in found.formats
-        ]
-    )
-    sizes = space.vocabulary_sizes
+    bits = np.array([[rounded.documents for rounded in _roundings(curves, each)] for each in found.formats])
     return (
-        bits[found.bits[part]]
+        bits.reshape(len(found.formats), -1, number).sum(1)[found.bits[part]]
         + curves.heads.documents_at(found.heads[part], number)
         + curves.layers.documents_at(found.layers[part], number)
         + curves.neurons.documents_at(1 - found.kept[part] / uncut, number)

@@ -6,20 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from minigpts.budget.accounting import Outline, child_shapes, group_sizes, grouped, row_length, weights_bytes
+from minigpts.budget.accounting import Outline, child_shapes, group_sizes, grouped, weights_bytes
 from minigpts.errors import UserError
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import Shapes, StoredWeights, num_parameters
 from minigpts.pruning import layers, neurons
 from minigpts.pruning.allocation import Allocation
 from minigpts.quantization.formats import FORMATS, UNFIT, fitting, format_of
-from minigpts.quantization.groups import GROUPS
+from minigpts.quantization.groups import GROUPS, row_length
 
 if TYPE_CHECKING:
     from minigpts.budget.search import Choice
@@ -30,7 +30,7 @@ LONG = 256  # a row that every format's block divides
 
 def require_rows(precisions: Sequence[str], shapes: Shapes, spec: ArchitectureSpec) -> None:
     """Raise a UserError for a format that no row of the model can hold."""
-    lengths = sorted({row_length(spec, name, shapes[name]) for name in grouped(spec, shapes)})
+    lengths = sorted({row_length(spec.model_type, name, shapes[name]) for name in grouped(spec, shapes)})
     for name in precisions:
         if all(fitting(name, length) is not format_of(name) for length in lengths):
             raise UserError(
@@ -133,21 +133,30 @@ class Space:
 
     # Sizes as the search needs them: of many choices at once, right but for the header's bytes
 
-    def fixed_size(
-        self, limit: Limit, heads: int, num_layers: int, kept: NDArray[np.int64], multiple_of: int, formats: Sequence[str]
+    def fixed_sizes(
+        self,
+        limit: Limit,
+        heads: int,
+        num_layers: int,
+        kept: NDArray[np.int64],
+        multiple_of: int,
+        formats: Sequence[Sequence[str]],
     ) -> NDArray[np.float64]:
-        """What is left without tokens, by the ``kept`` neurons: ``heads`` key/value groups and ``num_layers`` layers removed."""
-        names = dict(zip(GROUPS, formats, strict=True)) if formats else dict[str, str]()
-        bare = self._bare[heads, num_layers]
-        size = sum(bare[names.get(group)][group] for group in GROUPS) + bare[next(iter(names.values()), None)][""]
-        for group in ("", "mlp_in"):
-            size = size + kept * self._per_neuron[names.get(group) or next(iter(names.values()), None)][group]
-        out = self._per_neuron[names.get("mlp_out")]["mlp_out"]
-        if not names:
-            return np.asarray(size + kept * out, dtype=np.float64)
-        size = size - num_layers * self._header_per_layer
-        fits = self._widths_fit(FORMATS[names["mlp_out"]].block, num_layers, kept, multiple_of)
-        return np.asarray(size + kept * np.where(fits, out, self._per_neuron[UNFIT]["mlp_out"]), dtype=np.float64)
+        """What is left without tokens when ``heads`` key/value groups and ``num_layers`` layers are removed, by ``formats`` (one
+        for each of GROUPS, or none) and the number of ``kept`` neurons: (formats, neurons)."""
+        bare, neuron = self._bare[heads, num_layers], self._per_neuron
+        sizes = []
+        for each in formats:
+            names: Sequence[str | None] = each or [None] * len(GROUPS)
+            of_group = dict(zip(GROUPS, names, strict=True))
+            fixed = bare[names[0]][""] + sum(bare[name][group] for group, name in of_group.items())
+            out: Any = neuron[of_group["mlp_out"]]["mlp_out"]
+            if each:
+                fits = self._widths_fit(FORMATS[each[-1]].block, num_layers, kept, multiple_of)
+                out = np.where(fits, out, neuron[UNFIT]["mlp_out"])
+            sizes.append(fixed + kept * (neuron[names[0]][""] + neuron[of_group["mlp_in"]]["mlp_in"] + out))
+        header = num_layers * self._header_per_layer if limit.in_bytes else 0.0
+        return np.stack(sizes) - header
 
     def _widths_fit(self, block: int, num_layers: int, kept: NDArray[np.int64], multiple_of: int) -> NDArray[np.bool_]:
         """Whether the widths are multiples of a block."""
@@ -165,7 +174,7 @@ class Space:
             return rows
         numbers = np.unique(np.linspace(0, len(sizes) - 1, POINTS).round().astype(int))
         points = [self._header(0, int(number), embedding) for number in numbers]
-        return rows + np.interp(np.arange(len(sizes)), numbers, points)
+        return np.asarray(rows + np.interp(np.arange(len(sizes)), numbers, points), dtype=np.float64)
 
     def _header(self, num_layers: int, num_counted: int, embedding: str) -> float:
         """What the file of a child that lost layers and tokens alone has besides its tensors' data as counted here."""

@@ -14,7 +14,7 @@ from minigpts.model.weights import num_parameters
 from minigpts.quantization.groups import GROUPS
 
 
-def _row(kind: str, level: float, size: float, damage: float, error: float | None, **more: Any) -> dict[str, Any]:
+def _row(kind: str, level: float, size: float, damage: Any, error: float | None, **more: Any) -> dict[str, Any]:
     values = {"kind": kind, "format": "", "level": round(level), "bytes_freed": round(size), "damage": float(damage)}
     return {**values, "standard_error": error, "chosen": False, **more}
 
