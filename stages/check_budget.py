@@ -51,11 +51,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     precisions = list(settings.precisions) if settings.target_megabytes is not None else []
     if settings.is_set:
         from minigpts.budget.space import Limit, require_rows
+        from minigpts.exporting.architectures import architecture_of
         from minigpts.model.checkpoint import load_config
         from minigpts.model.families import spec_for
 
-        stored = StoredWeights(arguments.model)
-        require_rows(precisions, stored.shapes, spec_for(load_config(arguments.model).model_type))
+        stored, config = StoredWeights(arguments.model), load_config(arguments.model)
+        if precisions:
+            architecture_of(config)
+            require_rows(precisions, stored.shapes, spec_for(config.model_type))
         Limit.of(stored, settings.target_size_reduction, settings.target_megabytes)
     artifacts.write_json(arguments.out, {"budget": settings.is_set, "precisions": precisions})
 

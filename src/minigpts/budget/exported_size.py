@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from minigpts.budget.accounting import Outline, child_shapes
+from minigpts.errors import UserError
 from minigpts.exporting import gguf_file
 from minigpts.exporting.general_section import Provenance, general_section
 from minigpts.exporting.tokenizer_section import tokenizer_section
@@ -18,7 +19,8 @@ from minigpts.model import checkpoint
 from minigpts.model.weights import num_parameters
 from minigpts.pruning import cutting, heads, layers, neurons
 from minigpts.pruning.slicing import AttentionShape
-from minigpts.quantization.groups import formats_of
+from minigpts.quantization.formats import UNFIT
+from minigpts.quantization.groups import GROUPS, formats_of
 from minigpts.vocabulary import trim
 from minigpts.vocabulary.embeddings import shrink_config
 
@@ -43,7 +45,7 @@ class ExportedSize:
         self.sections: dict[int, Fields] = {}
 
     def __call__(self, outline: Outline, num_counted: int, formats: dict[str, str]) -> int:
-        """Bytes of the file of a child of these sizes that keeps ``num_counted`` tokens for their count, in a format for each group.
+        """Bytes of the file of a child of these sizes that keeps ``num_counted`` tokens for their count, by each group's format.
 
         Raises UserError where llama.cpp can't hold it.
         """
@@ -52,6 +54,14 @@ class ExportedSize:
         general = general_section(replace(self.origin, num_parameters=num_parameters(shapes)))
         metadata = {**general, **self._section(num_counted)}
         return gguf_file.file_bytes(self._config(outline, num_counted), shapes, tensors, metadata)
+
+    def holds(self, outline: Outline) -> bool:
+        """Whether a file can hold a child of these sizes: removed layers break some families' windows, heads their widths."""
+        try:
+            self(outline, len(self.vocabulary.sizes) - 1, dict.fromkeys(GROUPS, UNFIT))
+        except UserError:
+            return False
+        return True
 
     @cached_property
     def _attention(self) -> AttentionShape:

@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from minigpts.budget import table, trials
-from minigpts.budget.accounting import weights_bytes
+from minigpts.budget.accounting import Outline, weights_bytes
 from minigpts.budget.curves import Curves, Damage
 from minigpts.budget.damage import DamageMeter
 from minigpts.budget.exported_size import ExportedSize
 from minigpts.budget.measuring import multiple_of, space_of
 from minigpts.budget.plan import Plan
 from minigpts.budget.search import Choice, Landed, choose, freed, num_equal
-from minigpts.budget.space import Limit
+from minigpts.budget.space import Limit, Space
 from minigpts.budget.trials import Tuning
 from minigpts.errors import UserError
 from minigpts.exporting.general_section import Provenance
@@ -45,7 +45,7 @@ def make(meter: DamageMeter, curves: Curves, limit: Limit, precisions: Sequence[
     space = space_of(meter)
     if limit.in_bytes:
         exact = ExportedSize(meter.parent, meter.vocabulary, origin, space.shapes, meter.params.refit == "bias")
-        space = replace(space, precisions=precisions, file_size=exact)
+        space = _exportable(replace(space, precisions=precisions, file_size=exact), exact)
     plans, candidates = choose(space, curves, limit, multiple_of(meter, space), NUM_TRIALS if tuning.tokens else 1)
     tried = [_tried(meter, tuning, plan) for plan in plans] if tuning.tokens else []
     best = min(range(len(tried)), key=lambda place: tried[place].bits_per_byte, default=0)
@@ -85,6 +85,19 @@ def make(meter: DamageMeter, curves: Curves, limit: Limit, precisions: Sequence[
         "trials": [_trial(plan, after, place == best) for place, (plan, after) in enumerate(zip(plans, tried, strict=False))],
     }
     return Found(plan, rows, metrics)
+
+
+def _exportable(space: Space, exact: ExportedSize) -> Space:
+    """The space without the numbers of heads and layers that no file can hold."""
+    whole, tokens = space.depths[0], int(space.vocabulary_sizes[-1])
+    depths = {number: space.depths[number] for number in space.layer_options}
+    without_heads = {
+        number: Outline(whole.layers, space.num_groups - number, whole.widths, tokens) for number in space.head_options
+    }
+    without_layers = {number: Outline(depth.layers, space.num_groups, depth.widths, tokens) for number, depth in depths.items()}
+    options = ([n for n, outline in each.items() if exact.holds(outline)] for each in (without_heads, without_layers))
+    head_options, layer_options = options
+    return replace(space, head_options=head_options, layer_options=layer_options)
 
 
 def _tried(meter: DamageMeter, tuning: Tuning, plan: Landed) -> Damage:

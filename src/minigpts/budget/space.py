@@ -156,20 +156,20 @@ class Space:
                 out = np.where(fits, out, neuron[UNFIT]["mlp_out"])
             sizes.append(fixed + kept * (neuron[names[0]][""] + neuron[of_group["mlp_in"]]["mlp_in"] + out))
         header = num_layers * self._header_per_layer if limit.in_bytes else 0.0
-        return np.stack(sizes) - header
+        return np.asarray(np.stack(sizes) - header, dtype=np.float64)
 
     def _widths_fit(self, block: int, num_layers: int, kept: NDArray[np.int64], multiple_of: int) -> NDArray[np.bool_]:
         """Whether the widths are multiples of a block."""
         sizes = self.depths[num_layers].widths
         whole = kept == sum(sizes)
         if self.allocation == "uniform" and len(set(sizes)) == 1:
-            return kept % (block * len(sizes)) == 0
+            return np.asarray(kept % (block * len(sizes)) == 0)
         return np.where(whole, not any(size % block for size in sizes), multiple_of % block == 0)
 
     def token_sizes(self, limit: Limit, embedding: str | None) -> NDArray[np.float64]:
         """What the tokens take, and in bytes the file's header with the tokenizer, over the tokens kept for their count."""
         sizes = self.vocabulary_sizes
-        rows = sizes * float(self._per_row[embedding][0] + self._per_row[embedding][1])
+        rows = np.asarray(sizes * float(sum(self._per_row[embedding])), dtype=np.float64)
         if not limit.in_bytes or embedding is None:
             return rows
         numbers = np.unique(np.linspace(0, len(sizes) - 1, POINTS).round().astype(int))

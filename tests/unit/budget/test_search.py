@@ -10,7 +10,8 @@ import torch
 
 from minigpts.budget.accounting import Outline, child_shapes, weights_bytes
 from minigpts.budget.curves import Curve, Curves, halved
-from minigpts.budget.search import Limit, Space, choose, freed
+from minigpts.budget.search import choose, freed
+from minigpts.budget.space import Limit, Space
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
