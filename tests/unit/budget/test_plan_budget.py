@@ -87,7 +87,7 @@ def exported_bytes(project: Project, planned: dict[str, Any]) -> int:
 )
 def test_the_written_file_has_the_planned_bytes_and_lands(tmp_path: Path, family: str, changes: dict[str, Any], allocation: str):
     project = Project(tmp_path, family, **changes)
-    most = round(0.3 * project.sizes["checkpoint_bytes"])  # of 32 bits: all of it in 8.5 bits, and a header
+    most = round(0.24 * project.sizes["checkpoint_bytes"])  # of 32 bits a weight
     planned = project.plan({"target_megabytes": most / 1e6}, allocation=allocation)
     assert set(planned["formats"]) == set(GROUPS) and set(planned["formats"].values()) <= {"IQ4_NL", "Q8_0"}
     assert planned["file_bytes"] == exported_bytes(project, planned)
