@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -257,3 +258,53 @@ def test_sizes_of_vocabularies_are_those_of_the_sets(tmp_path: Path, number: int
     assert choice.sizes[-1] == choice.tokenizer.get_vocab_size()
     seen = int((choice.counts > 0).sum())
     assert choice.most_frequent(seen) == choice.above(0.0)
+
+
+def test_a_groups_rounding_is_measured_on_the_model_that_it_makes(tmp_path: Path):
+    """The last group, so that the others were put back; its error is that of a ratio of two sums over documents, by hand."""
+    from minigpts.budget.damage import split
+    from minigpts.budget.rounding import round_in_place
+    from minigpts.evaluation.language_modeling import score
+    from minigpts.model import packing
+    from tests.unit.budget.project import LENGTH, SECTIONS, TEXTS
+
+    project = Project(tmp_path, "llama", **BLOCKS)
+    project.plan({"target_megabytes": 0.24 * project.sizes["checkpoint_bytes"] / 1e6})
+    curves = artifacts.read_json(tmp_path / "curves.json")["curves"]
+    tokenizer, model = checkpoint.load_fast_tokenizer(project.base), checkpoint.load_model(project.base, torch.float32)
+    fitted, held = split(tokenizer, TEXTS, SECTIONS["damage"]["tokens"])
+    before = score(model, tokenizer, held, sequence_length=LENGTH, batch_tokens=512)
+    tokens = torch.from_numpy(packing.pack_texts(tokenizer, model.config, fitted, LENGTH))
+    round_in_place(model, {"mlp_out": "IQ4_NL"}, tokens)
+    after = score(model, tokenizer, held, sequence_length=LENGTH, batch_tokens=512)
+    found, sizes = curves["rounding"]["mlp_out"]["IQ4_NL"], np.array(after.document_bytes)
+    bits = (np.array(after.document_nats) - np.array(before.document_nats)) / np.log(2)
+    damage = bits.sum() / sizes.sum()
+    assert found["bits_per_byte"] == pytest.approx(damage, abs=1e-6) and abs(damage) > 1e-4
+    assert damage == pytest.approx(after.bits_per_byte - before.bits_per_byte)
+    error = np.sqrt(len(sizes) / (len(sizes) - 1) * ((bits - damage * sizes) ** 2).sum()) / sizes.sum()
+    assert found["standard_error"] == pytest.approx(error, rel=1e-3)
+    assert curves["rounding"]["mlp_out"]["Q8_0"]["standard_error"] < found["standard_error"]
+    assert [sum(point) / sizes.sum() for point in curves["layers"]["documents"]] == pytest.approx(
+        curves["layers"]["damage"], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("in_bytes", [True, False])
+def test_the_best_after_a_short_tuning_goes_on(tmp_path: Path, in_bytes: bool):
+    project = Project(tmp_path, "llama", **BLOCKS)
+    target = {"target_megabytes": 0.24 * project.sizes["checkpoint_bytes"] / 1e6} if in_bytes else {"target_size_reduction": 0.3}
+    planned = project.plan({**target, "trial_tokens": 512}, multiple_of=32 if in_bytes else 4)
+    metrics = artifacts.read_json(tmp_path / "plan_metrics.json")
+    trials = metrics["trials"]
+    shapes = {str([trial[name] for name in ("formats", "num_removed_layers", "num_kept_neurons")]) for trial in trials}
+    assert len(trials) == len(shapes) == 3
+    (best,) = (trial for trial in trials if trial["chosen"])
+    assert best["damage_after_tuning"] == min(trial["damage_after_tuning"] for trial in trials)
+    assert [trial["predicted_damage"] for trial in trials] == sorted(trial["predicted_damage"] for trial in trials)
+    assert best["damage_after_tuning"] < metrics["measured_damage"]  # of the same plan untuned
+    for name in ("formats", "vocab_size", "num_removed_layers"):
+        assert planned[name] == best[name]
+    assert (planned["formats"] is None) == (not in_bytes)
+    project.plan({**target, "trial_tokens": 512}, multiple_of=32 if in_bytes else 4)
+    assert artifacts.read_json(tmp_path / "plan_metrics.json") == metrics

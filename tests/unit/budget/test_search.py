@@ -62,7 +62,7 @@ def curves(space: Space, **free: bool) -> Curves:
 def test_what_is_worthless_goes_first(space: Space, kind: str):
     total = num_parameters(space.shapes)
     share = {"vocabulary": 0.03, "neurons": 0.3, "heads": 0.15, "layers": 0.43}[kind]
-    (choice, outline, _), = choose(space, curves(space, **{kind: True}), Limit(round(total * (1 - share)), False, "x"), 1)[0]
+    ((choice, outline, _),) = choose(space, curves(space, **{kind: True}), Limit(round(total * (1 - share)), False, "x"), 1)[0]
     taken = freed(space, outline, choice.formats, space.shapes["model.embed_tokens.weight"][0])
     assert taken[{"neurons": "MLP"}.get(kind, kind)] > 0.85 * sum(taken.values())
     assert sum(taken.values()) == (total - num_parameters(space.child(outline))) * 4
@@ -184,7 +184,10 @@ def test_plans_of_different_shape_and_those_that_are_equal(blocks: Space):
         found = Curves(
             **{kind: replace(alike, units=[0, most], documents=documents) for kind, most in kinds.items()},
             rounding={
-                group: {name: replace(damage, documents=[(name == "Q8_0") * bits for bits in documents[1]]) for name, damage in each.items()}
+                group: {
+                    name: replace(damage, documents=[(name == "Q8_0") * bits for bits in documents[1]])
+                    for name, damage in each.items()
+                }
                 for group, each in rounding(3).items()
             },
             document_bytes=[100, 100, 100],

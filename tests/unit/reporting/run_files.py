@@ -137,7 +137,14 @@ def curve() -> list[dict[str, Any]]:
 def plan() -> list[dict[str, Any]]:
     """The rows of ``plan.csv``: two measured curves, and what was chosen of each."""
     points = [("MLP", 0, 0, 0.0), ("MLP", 40, 300_000, 0.1), ("layers", 0, 0, 0.0), ("layers", 1, 200_000, 0.4)]
-    bits = {"kind": "bits of embedding", "format": "Q8_0", "level": 0, "bytes_freed": 100_000, "damage": 0.01, "standard_error": 0.002}
+    bits = {
+        "kind": "bits of embedding",
+        "format": "Q8_0",
+        "level": 0,
+        "bytes_freed": 100_000,
+        "damage": 0.01,
+        "standard_error": 0.002,
+    }
     rows = [
         {"kind": kind, "format": "", "level": level, "bytes_freed": size, "damage": damage, "standard_error": 0.01}
         for kind, level, size, damage in points
