@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 OLDER := .venv-4.57
 
-.PHONY: help repro chat test checks bench criteria frontier domains compat
+.PHONY: help repro chat test checks bench criteria frontier bits domains compat
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -52,6 +52,9 @@ criteria: $(READY)  ## the bake-off of pruning criteria on the prepared text, ke
 
 frontier: $(READY)  ## quality against size as queued DVC experiments, kept in benchmarks/results (hours)
 	python -m benchmarks.experiments.frontier
+
+bits: $(READY)  ## quality against the megabytes of the file, beside llama.cpp's types; PACKAGE=folder of its quantizer (hours)
+	python -m benchmarks.experiments.bits --package $(or $(PACKAGE),none) --exported default=data/export
 
 domains: $(READY)  ## several domains as queued DVC experiments, crossed; DATA=folder for your own (hours)
 	python -m benchmarks.experiments.domains $(if $(DATA),--data $(DATA))

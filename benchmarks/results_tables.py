@@ -15,6 +15,7 @@ from minigpts import artifacts
 
 REFITS = {"least_squares": " + refit", "bias": " + bias", "none": ""}
 PARENTS = ("parent", "tuned_parent")
+APART = ("shift", "mean_difference", "max_difference", "max_difference_in_f32")  # of llama.cpp's ln p from transformers'
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,64 @@ def frontier(sources: Sources) -> str:
         rows.append([row["data"], percent(row["size_reduction"]), f"{int(row['tuned_tokens']):,}", *quality])
     header = ["data", "smaller by", "tokens", "bits per byte", "perplexity", "× the parent's", "× the tuned parent's", "accuracy"]
     return markdown(header, rows)
+
+
+def bits(sources: Sources) -> str:
+    """Files of every size beside the tuned parent, the smallest last of each data."""
+    rows = []
+    for row in sorted(sources.rows("bits.csv"), key=lambda row: (row["data"], -float(row["megabytes"]))):
+        quality = [f"{float(row['bits_per_byte']):.3f}", number(float(row["perplexity"]))]
+        over = f"{float(row['perplexity_over_tuned_parent']):.2f}"
+        shares = [percent(row[name]) for name in ("acc", "acc_norm", "loop_rate")]
+        rows.append(
+            [
+                row["data"],
+                row["name"],
+                f"{float(row['megabytes']):.1f}",
+                *quality,
+                over,
+                *shares,
+                number(float(row["tokens_per_second"])),
+            ]
+        )
+    header = [
+        "data",
+        "file",
+        "MB",
+        "bits per byte",
+        "perplexity",
+        "× the tuned parent's",
+        "accuracy",
+        "by length",
+        "loops",
+        "tokens/s",
+    ]
+    return markdown(header, rows)
+
+
+def rounding(sources: Sources) -> str:
+    """What each format costs in bits per byte by llama.cpp's rule and by ours."""
+    rows = []
+    for row in sources.rows("rounding.csv"):
+        damages = [f"{float(row[name]):.4f}" if row[name] else "" for name in ("damage_llamacpp", "damage_ours")]
+        rows.append([row["data"], row["format"], *damages, f"{float(row['ratio']):.2f} ×" if row["ratio"] else ""])
+    return markdown(["data", "format", "llama.cpp's rule", "ours", "ours over llama.cpp's"], rows)
+
+
+def llamacpp(sources: Sources) -> str:
+    """Files in llama.cpp beside the same weights in transformers, and what they cost to run."""
+    rows = []
+    for row in sources.rows("llamacpp.csv"):
+        same = [
+            f"{row[f'{what}_alike']} of {row[of]}"
+            for what, of in (("lines_tokenized", "lines"), ("continuations", "continuations"))
+        ]
+        apart = [f"{float(row[f'log_probability_{which}']):.2g}" for which in APART]
+        speeds = [number(float(row[f"{what}_tokens_per_second"])) for what in ("prefill", "decode")]
+        rows.append([row["name"], f"{float(row['megabytes']):.1f}", *same, *apart, f"{float(row['load_seconds']):.2f}", *speeds])
+    apart = ["ln p: shift", "mean difference", "highest", "highest, values in F32"]
+    speeds = ["load, s", "prefill, tokens/s", "decode, tokens/s"]
+    return markdown(["file", "MB", "lines tokenized alike", "greedy texts alike", *apart, *speeds], rows)
 
 
 def criteria(sources: Sources) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,8 +12,8 @@ from minigpts.corpus.settings import Settings
 from minigpts.errors import exit_cleanly
 from minigpts.importing.source import ModelSource
 from minigpts.model import checkpoint
-from minigpts.quantization.formats import format_of
-from minigpts.quantization.groups import GROUPS
+from minigpts.params import require
+from minigpts.quantization.params import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FLAGS = {
     "model": "the tuned checkpoint",
+    "text": "calibration text, parquet: what rounding is fitted to",
     "parent": "metrics of the parent, for the card",
     "child": "metrics of the checkpoint, for the card",
     "tuned-parent": "metrics of the tuned parent, for the card; empty where it wasn't tuned",
@@ -36,23 +37,21 @@ class Params:
     """The ``export`` section."""
 
     formats: tuple[Literal["gguf"], ...]  # files to write; an empty list writes none
-    # Block formats by tensor group; a weight whose rows are no multiple of the block falls to F16.
-    embedding: str  # token embedding and lm_head
-    query_key: str  # what makes queries and keys
-    value_output: str  # what makes values and what reads the heads; also queries, keys and values in one weight
-    mlp_in: str  # what makes the MLP neurons
-    mlp_out: str  # what reads them
+    tokens: int  # of calibration text that rounding is fitted to
+    sequence_length: int  # tokens in one packed sequence of it
 
     def __post_init__(self) -> None:
-        """Refuse a format that isn't known."""
-        for group in GROUPS:
-            format_of(getattr(self, group))
+        """Check ranges."""
+        require(self.sequence_length >= 2, "export.sequence_length must be ≥ 2", self.sequence_length)
+        require(self.tokens >= self.sequence_length, "export.tokens must be ≥ export.sequence_length", self.tokens)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export, or leave a note that nothing was to be."""
     args = params.flags(argv, __doc__, FLAGS)
     settings = params.read(args.params, Params, "export")
+    precision = params.read(args.params, Precision, "precision")
+    machine = params.read(args.params, params.Runtime, "runtime")
     parent = params.read(args.params, ModelSource, "model")
     dataset = params.read(args.params, Settings, "dataset")
     if not settings.formats:
@@ -72,28 +71,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     sizes = {name: int(columns[name]["num_parameters"]) for name in ("parent", "child")}
     origin = Provenance(parent.name, parent.version, parent.url, parent.licence, dataset.name, sizes["child"], sizes["parent"])
-    wanted = {group: asdict(settings)[group] for group in GROUPS}
+    wanted = precision.by_group()
+    texts = artifacts.read_table(args.text, ["text"])["text"]
     sources = artifacts.read_json(args.dataset)["sources"].values()
-    metrics = export.write(args.out, args.model, origin, wanted, _rounded(args.model, wanted), columns, sources)
+    metrics = export.write(
+        args.out, args.model, origin, wanted, _rounded(args.model, wanted, texts, settings, machine), columns, sources
+    )
     artifacts.write_json(args.metrics, metrics)
     print(f"{args.out / metrics['file']}: {metrics['megabytes']:.1f} MB; talk to it: llama-cli -m {args.out / metrics['file']}")
 
 
-def _rounded(directory: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, torch.Tensor | PackedWeight]]:
+def _rounded(
+    directory: Path, wanted: Mapping[str, str], texts: Sequence[str], settings: Params, machine: params.Runtime
+) -> Iterator[tuple[str, torch.Tensor | PackedWeight]]:
     """The checkpoint's tensors one by one, those of a group rounded into its format."""
+    import torch
+
+    from minigpts.model import packing
+    from minigpts.model.device import device
     from minigpts.model.families import spec_for
     from minigpts.model.weights import StoredWeights
     from minigpts.quantization.groups import formats_of
-    from minigpts.quantization.rounding import packed
+    from minigpts.quantization.layerwise import rounded_weights
 
     config, stored = checkpoint.load_config(directory), StoredWeights(directory)
-    formats = formats_of(config.model_type, stored.shapes, wanted)
-    for name, tensor in stored.items():
-        if name in formats and formats[name].block > 1:
-            transposed = spec_for(config.model_type).is_transposed(name, tensor.shape)
-            yield name, packed(tensor.T if transposed else tensor, formats[name])
-        else:
-            yield name, tensor
+    formats = {name: found for name, found in formats_of(config.model_type, stored.shapes, wanted).items() if found.levels}
+    yield from ((name, tensor) for name, tensor in stored.items() if name not in formats)
+    packing.require_positions(config, settings.sequence_length, "export.sequence_length")
+    tokenizer = checkpoint.load_fast_tokenizer(directory)
+    tokens = torch.from_numpy(packing.pack_texts(tokenizer, config, texts, settings.sequence_length, settings.tokens))
+    spec = spec_for(config.model_type)
+    for name, blocks in rounded_weights(stored, config, spec, formats, tokens.to(device(machine))):
+        yield name, blocks.packed()
 
 
 if __name__ == "__main__":

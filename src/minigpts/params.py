@@ -33,6 +33,7 @@ TOP_LEVEL = (
     "damage",
     "prune_neurons",
     "finetune",
+    "precision",
     "export",
     "evaluate",
     "report",

@@ -123,7 +123,7 @@ def _stored_rows(name: str, weight: torch.Tensor | PackedWeight, place: Place, b
         shape: tuple[int, ...] = weight.shape
     else:
         tensor = weight.T if place.transposed else weight
-        stored, rows = block_format, _plain_rows(tensor.float() + place.offset, block_format)
+        stored, rows = block_format, _plain_rows(tensor.float() + place.offset if place.offset else tensor, block_format)
         shape = tuple(tensor.shape)
     if shape != place.shape or stored != block_format:
         raise ValueError(f"{name}: {stored.name} {shape}, announced {block_format.name} {place.shape}")
@@ -149,6 +149,8 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
     from gguf import GGUFValueType
 
     kinds = {bool: GGUFValueType.BOOL, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32, str: GGUFValueType.STRING}
+    if type(value) is int and value >= 1 << 32:  # a parent's number of parameters
+        kinds[int] = GGUFValueType.UINT64
     writer.add_key_value(key, value, kinds.get(type(value), GGUFValueType.ARRAY))
 
 
@@ -161,8 +163,8 @@ def _types(found: Mapping[str, Place], formats: Formats) -> Fields:
         block_format = formats.get(name, PLAIN)
         totals[block_format.name] = totals.get(block_format.name, 0) + num_bytes(block_format, place.shape)
     most = max(totals, key=lambda name: totals[name])
-    file_type = LlamaFileType.ALL_F32 if most == "F32" else LlamaFileType[f"MOSTLY_{most}"]
-    return {"general.file_type": int(file_type), "general.quantization_version": GGML_QUANT_VERSION}
+    mostly = next((kind for kind in LlamaFileType if kind.name.startswith(f"MOSTLY_{most}")), LlamaFileType.ALL_F32)
+    return {"general.file_type": int(mostly), "general.quantization_version": GGML_QUANT_VERSION}
 
 
 def _announce(writer: GGUFWriter, name: str, shape: tuple[int, ...], block_format: BlockFormat) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,34 +30,31 @@ def read(path: Path, config: PreTrainedConfig, shapes: Shapes) -> Iterator[tuple
     with blaming(path, "not a whole GGUF file; export it again"):
         stored = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
     for name, place in places(architecture_of(config), config, shapes).items():
-        if place.name not in stored:
-            raise UserError(f"{path}: no tensor '{place.name}'; it was made from another checkpoint, export it again")
-        yield name, torch.from_numpy(_values(path, stored[place.name], place))
+        yield name, torch.from_numpy(values(path, stored, place))
 
 
-def _values(path: Path, tensor: ReaderTensor, place: Place) -> np.ndarray:
-    """One tensor's numbers as the checkpoint has them: the writer's steps undone, last one first."""
-    values = dequantized(path, tensor)
-    if place.stacked is not None:
-        values = values[place.stacked[0]]
-    if values.shape != place.shape:
-        raise UserError(f"{path}: {place.name} is {values.shape}, expected {place.shape}; it was made from another checkpoint")
-    if place.row_order is not None:
-        ordered = np.empty_like(values)
-        ordered[place.row_order] = values
-        values = ordered
-    values = values.T if place.transposed else values
-    return np.ascontiguousarray(values - np.float32(place.offset) if place.offset else values)
+def values(path: Path, stored: Mapping[str, ReaderTensor], place: Place) -> np.ndarray:
+    """One tensor of the checkpoint from the file's tensors, float32 in memory of its own: the writer's steps undone.
 
-
-def dequantized(path: Path, tensor: ReaderTensor) -> np.ndarray:
-    """A tensor's numbers in float32, outermost dimension first, in memory of their own; ``path`` is for the message.
-
-    Raises UserError for a type that the gguf package can't dequantize.
+    ``path`` is for messages. Raises UserError for a tensor that isn't there, has another shape or can't be dequantized.
     """
     from gguf.quants import dequantize
 
+    if place.name not in stored:
+        raise UserError(f"{path}: no tensor '{place.name}'; the file is of another model")
+    tensor = stored[place.name]
     try:
-        return np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+        found: np.ndarray = np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
     except NotImplementedError:
         raise UserError(f"{path}: tensor '{tensor.name}' is {tensor.tensor_type.name}, which gguf can't dequantize") from None
+    if place.stacked is not None:
+        found = found[place.stacked[0]]
+    if found.shape != place.shape:
+        raise UserError(f"{path}: tensor '{place.name}' is {found.shape}, expected {place.shape}; the file is of another model")
+    if place.row_order is not None:
+        ordered = np.empty_like(found)
+        ordered[place.row_order] = found
+        found = ordered
+    if place.offset:
+        found -= np.float32(place.offset)
+    return np.ascontiguousarray(found.T if place.transposed else found)

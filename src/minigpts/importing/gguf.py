@@ -1,43 +1,28 @@
 """Reads a llama.cpp GGUF file: weights, config, tokenizer and chat template of a Llama, from its metadata alone.
 
-Layout facts come from llama.cpp's converter (``convert_hf_to_gguf.py``): shapes are listed innermost first, rows of the
-query and key projections are permuted for its rotary embedding, and an absent ``output.weight`` means a tied head.
+Where each tensor lies is told in :mod:`minigpts.exporting.places`; an absent ``output.weight`` means a tied head.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpts.errors import UserError, blaming
+from minigpts.exporting.architectures import LLAMA
+from minigpts.exporting.places import places
+from minigpts.exporting.read_back import values
 from minigpts.importing.imported import ImportedModel, describe
 from minigpts.importing.requirements import Origins
+from minigpts.model import checkpoint
 
 if TYPE_CHECKING:
-    import numpy
     import torch
-    from gguf import GGUFReader, ReaderTensor
+    from gguf import GGUFReader
     from tokenizers import Tokenizer
     from tokenizers.pre_tokenizers import PreTokenizer
     from transformers import PreTrainedConfig
 
-MODEL_TENSORS = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-LAYER_TENSORS = {
-    "attn_norm.weight": "input_layernorm.weight",
-    "attn_q.weight": "self_attn.q_proj.weight",
-    "attn_k.weight": "self_attn.k_proj.weight",
-    "attn_v.weight": "self_attn.v_proj.weight",
-    "attn_output.weight": "self_attn.o_proj.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "ffn_gate.weight": "mlp.gate_proj.weight",
-    "ffn_up.weight": "mlp.up_proj.weight",
-    "ffn_down.weight": "mlp.down_proj.weight",
-}
 SPECIAL_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 MINUS_ONE = (-1, 2**32 - 1)  # no such token, in signed and in unsigned numbers
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type (gguf.TokenType)
@@ -150,46 +135,21 @@ def _special_ids(metadata: Metadata) -> dict[str, int]:
 
 
 def _weights(path: Path, reader: GGUFReader, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
-    """Every tensor under its stock name. One tensor at a time is in float32, so memory stays near the result's own."""
+    """Every tensor under its stock name. One tensor at a time is in float32, so memory stays near the result's own.
+
+    A tensor without a place in stock Llama would be lost silently, so it is refused.
+    """
+    import torch
     from tqdm import tqdm
 
-    heads = {"self_attn.q_proj.weight": config.num_attention_heads, "self_attn.k_proj.weight": config.num_key_value_heads}
-    weights = {}
-    for tensor in tqdm(reader.tensors, desc="dequantizing", unit="tensor", disable=None):
-        name = _stock_name(path, tensor.name)
-        value = _dequantize(path, tensor)
-        num_heads = heads.get(name.split(".", 3)[-1])
-        weights[name] = (value if num_heads is None else _unpermute(value, num_heads)).to(config.dtype)
-    return weights
-
-
-def _stock_name(path: Path, name: str) -> str:
-    """transformers' name of a tensor. A tensor without one would be lost silently, so it is refused."""
-    if name in MODEL_TENSORS:
-        return MODEL_TENSORS[name]
-    layer = re.fullmatch(r"blk\.(\d+)\.(.+)", name)
-    if layer is None or layer[2] not in LAYER_TENSORS:
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    found = places(LLAMA, config, checkpoint.stored_shapes(config))
+    for name in sorted(stored.keys() - {place.name for place in found.values()}):
         raise UserError(f"{path}: tensor '{name}' has no place in stock Llama; the file isn't supported")
-    return f"model.layers.{layer[1]}.{LAYER_TENSORS[layer[2]]}"
-
-
-def _dequantize(path: Path, tensor: ReaderTensor) -> torch.Tensor:
-    """The tensor's values in float32, outermost dimension first, in memory of their own."""
-    import numpy
-    import torch
-    from gguf.quants import dequantize
-
-    try:
-        values: numpy.ndarray = dequantize(tensor.data, tensor.tensor_type)
-    except NotImplementedError:
-        raise UserError(f"{path}: tensor '{tensor.name}' is {tensor.tensor_type.name}, which gguf can't dequantize") from None
-    return torch.from_numpy(numpy.array(values, dtype=numpy.float32))
-
-
-def _unpermute(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Undo llama.cpp's interleaving of each head's two rotary halves: (heads, head_dim/2, 2) → (heads, 2, head_dim/2)."""
-    rows, columns = weight.shape
-    return weight.reshape(num_heads, rows // num_heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+    return {
+        name: torch.from_numpy(values(path, stored, place)).to(config.dtype)
+        for name, place in tqdm(found.items(), desc="dequantizing", unit="tensor", disable=None)
+    }
 
 
 def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:

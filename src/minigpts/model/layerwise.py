@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from minigpts.model import checkpoint
 from minigpts.model.spec import ArchitectureSpec
-from minigpts.model.weights import StoredWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -45,39 +44,62 @@ def filled(module: nn.Module, tensors: Mapping[str, Tensor], device: torch.devic
 
 
 class _CallRecorder(nn.Module):
-    """In a decoder layer's place: hands its input on, and keeps the other arguments that it was called with."""
+    """In a decoder layer's place: hands its input on, or what it is told to, and keeps what it was called with."""
 
     def __init__(self) -> None:
         super().__init__()
         self.call: Call = (), {}
+        self.answer: Tensor | None = None
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The input."""
+        """The answer, or the input."""
         self.hidden, self.call = hidden, (args, kwargs)
-        return hidden
+        return hidden if self.answer is None else self.answer
 
 
-def first_hidden_states(
-    config: PreTrainedConfig, spec: ArchitectureSpec, stored: StoredWeights, tokens: Tensor
-) -> tuple[list[Tensor], list[list[Call]]]:
-    """What the whole decoder would hand to its layers for each batch of ``tokens``: the first one's hidden states, and every
-    layer's arguments besides (masks, rotary tables)."""
+@contextmanager
+def _around_layers(
+    config: PreTrainedConfig, spec: ArchitectureSpec, stored: Mapping[str, Tensor], device: torch.device
+) -> Iterator[tuple[nn.Module, list[_CallRecorder]]]:
+    """Inside, the decoder with recorders in its layers' places; ``stored`` has the weights outside the layers by name."""
     model = checkpoint.empty_model(config, torch.float32)
     owner, _, attribute = spec.layers.rpartition(".")
     recorders = [_CallRecorder() for _ in range(config.num_hidden_layers)]
     setattr(model.get_submodule(owner), attribute, nn.ModuleList(recorders))
     prefix, layers = f"{spec.decoder}.", f"{spec.layers}."
-    tensors = {
-        name.removeprefix(prefix): stored[name] for name in stored.shapes if name.startswith(prefix) and not name.startswith(layers)
-    }
+    names = [name for name in stored if name.startswith(prefix) and not name.startswith(layers)]
+    tensors = {name.removeprefix(prefix): stored[name] for name in names}
+    with filled(model.get_submodule(spec.decoder), tensors, device) as decoder:
+        yield decoder, recorders
+
+
+def _batches(tokens: Tensor) -> tuple[Tensor, ...]:
+    return tokens.split(max(BATCH_TOKENS // tokens.shape[1], 1))
+
+
+def first_hidden_states(
+    config: PreTrainedConfig, spec: ArchitectureSpec, stored: Mapping[str, Tensor], tokens: Tensor
+) -> tuple[list[Tensor], list[list[Call]]]:
+    """What the whole decoder would hand to its layers for each batch of ``tokens``: the first one's hidden states, and every
+    layer's arguments besides (masks, rotary tables)."""
     streams, calls = [], []
     of_shape: dict[torch.Size, list[Call]] = {}  # batches of one shape have equal masks and tables: they are kept once
-    with filled(model.get_submodule(spec.decoder), tensors, tokens.device) as decoder:
-        for batch in tokens.split(max(BATCH_TOKENS // tokens.shape[1], 1)):
+    with _around_layers(config, spec, stored, tokens.device) as (decoder, recorders):
+        for batch in _batches(tokens):
             decoder(input_ids=batch, use_cache=False)
             streams.append(recorders[0].hidden)
             calls.append(of_shape.setdefault(batch.shape, [recorder.call for recorder in recorders]))
     return streams, calls
+
+
+def last_hidden_states(
+    config: PreTrainedConfig, spec: ArchitectureSpec, stored: Mapping[str, Tensor], tokens: Tensor, stream: Sequence[Tensor]
+) -> Iterator[Tensor]:
+    """What the head is given for each batch of ``tokens`` whose last layer gives ``stream``: (sequences, length, hidden_size)."""
+    with _around_layers(config, spec, stored, tokens.device) as (decoder, recorders):
+        for batch, hidden in zip(_batches(tokens), stream, strict=True):
+            recorders[-1].answer = hidden
+            yield decoder(input_ids=batch, use_cache=False).last_hidden_state
 
 
 def advance(layer: nn.Module, stream: list[Tensor], calls: Sequence[Call]) -> None:
@@ -117,3 +139,38 @@ def given_to(layer: nn.Module, module: str, hidden: Tensor, call: Call) -> Tenso
     finally:
         handle.remove()
     return caught[0]
+
+
+def without_mlp(layer: nn.Module, mlp_out: nn.Module, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """What the layer gives when its MLP writes nothing, and what ``mlp_out`` is given meanwhile."""
+    caught: list[Tensor] = []
+
+    def silence(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        caught.append(inputs[0])
+        return torch.zeros_like(output)
+
+    args, kwargs = call
+    with hooked(mlp_out, silence):
+        return layer(hidden, *args, **kwargs), caught[0]
+
+
+def writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, call: Call) -> dict[str, bool]:
+    """Whether the layer adds what each of its projections gives to the stream as it is: not so with a norm in between.
+
+    Found out by running it, since a config may switch it (OPT).
+    """
+    args, kwargs = call
+    attention_out, mlp_out = (layer.get_submodule(module) for module in (spec.attention_out, spec.mlp_out))
+    given: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda _, inputs, output: given.__setitem__(name, output.view_as(hidden))
+
+    with hooked(attention_out, note(spec.attention_out)), hooked(mlp_out, note(spec.mlp_out)):
+        whole = layer(hidden, *args, **kwargs)
+    bare, _ = without_mlp(layer, mlp_out, hidden, call)
+    slack = 1e-3 * float(whole.std())
+    return {
+        spec.attention_out: torch.allclose(hidden + given[spec.attention_out], bare, rtol=1e-3, atol=slack),
+        spec.mlp_out: torch.allclose(bare + given[spec.mlp_out], whole, rtol=1e-3, atol=slack),
+    }

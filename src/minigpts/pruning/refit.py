@@ -26,7 +26,17 @@ from tqdm import tqdm
 
 from minigpts.errors import UserError
 from minigpts.model.device import keep_large_blocks_apart
-from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, hooked, layers_of
+from minigpts.model.layerwise import (
+    Call,
+    advance,
+    filled,
+    first_hidden_states,
+    given_to,
+    hooked,
+    layers_of,
+    without_mlp,
+    writes_directly,
+)
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
 from minigpts.pruning import ridge
@@ -84,7 +94,7 @@ def least_squares(
     parent_stream, calls = first_hidden_states(parent, spec, stored, tokens)
     child_stream = list(parent_stream)
     with filled(parents[0], stored.under(f"{spec.layers}.0"), where) as layer:
-        direct = _writes_directly(layer, spec, parent_stream[0], calls[0][0])
+        direct = writes_directly(layer, spec, parent_stream[0], calls[0][0])
 
     def advance_parent(index: int, caught: Sequence[str] = ()) -> dict[str, list[Tensor]]:
         with filled(parents[index], stored.under(f"{spec.layers}.{index}"), where) as layer:
@@ -130,28 +140,6 @@ def _sliced(
     return tensors, {name for name, tensor in tensors.items() if tensor is not whole[name]}
 
 
-def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, call: Call) -> dict[str, bool]:
-    """Whether the layer adds what each of its projections gives to the stream as it is: not so with a norm in between.
-
-    Found out by running it, since a config may switch it (OPT).
-    """
-    args, kwargs = call
-    attention_out, mlp_out = (layer.get_submodule(module) for module in (spec.attention_out, spec.mlp_out))
-    given: dict[str, Tensor] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda _, inputs, output: given.__setitem__(name, output.view_as(hidden))
-
-    with hooked(attention_out, note(spec.attention_out)), hooked(mlp_out, note(spec.mlp_out)):
-        whole = layer(hidden, *args, **kwargs)
-    without_mlp, _ = _without_mlp(layer, mlp_out, hidden, call)
-    slack = 1e-3 * float(whole.std())
-    return {
-        spec.attention_out: torch.allclose(hidden + given[spec.attention_out], without_mlp, rtol=1e-3, atol=slack),
-        spec.mlp_out: torch.allclose(without_mlp + given[spec.mlp_out], whole, rtol=1e-3, atol=slack),
-    }
-
-
 def _advance_parent(
     layer: nn.Module, caught: Sequence[str], stream: list[Tensor], calls: Sequence[Call], direct: Mapping[str, bool]
 ) -> dict[str, list[Tensor]]:
@@ -172,19 +160,6 @@ def _advance_parent(
     return targets
 
 
-def _without_mlp(layer: nn.Module, mlp_out: nn.Module, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-    """What the layer gives when its MLP writes nothing, and what ``mlp_out`` is given meanwhile."""
-    caught: list[Tensor] = []
-
-    def silence(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        caught.append(inputs[0])
-        return torch.zeros_like(output)
-
-    args, kwargs = call
-    with hooked(mlp_out, silence):
-        return layer(hidden, *args, **kwargs), caught[0]
-
-
 def _samples(
     layer: nn.Module,
     spec: ArchitectureSpec,
@@ -197,7 +172,7 @@ def _samples(
     """Per batch, what the child's projection is given, (sequences, length, in_features), and should give, (…, hidden_size)."""
     for hidden, call, target in zip(stream, calls, targets, strict=True):
         if direct and module == spec.mlp_out:
-            before, given = _without_mlp(layer, layer.get_submodule(module), hidden, call)
+            before, given = without_mlp(layer, layer.get_submodule(module), hidden, call)
         else:
             before, given = hidden, given_to(layer, module, hidden, call)
         yield given.view(*hidden.shape[:-1], -1), target - before if direct else target

@@ -1,13 +1,18 @@
 """Rounds a model to the domain, layer after layer, each on the inputs that the already rounded layers before it really give.
 
 What a linear layer is asked for is what the unrounded model gives there for the same text, so a layer also makes up for what
-rounding did before it (GPTAQ, arXiv 2504.02692): its weights are first refitted to that, pulled towards themselves as in
-:mod:`minigpts.pruning.ridge`, and then rounded under the very same cost.
+rounding did before it (GPTAQ, arXiv 2504.02692): its weights are first refitted to that, pulled towards themselves in proportion
+to how loud each input is, and then rounded under the very same cost. Embedding and head are rounded for what the head reads.
+
+Memory holds the residual streams of the calibration text, of both models, one decoder layer, what the unrounded one gave its
+linear layers, and one linear layer's sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -16,95 +21,217 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from minigpts.model.device import keep_large_blocks_apart
-from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, layers_of
+from minigpts.model.layerwise import (
+    Call,
+    advance,
+    filled,
+    first_hidden_states,
+    given_to,
+    hooked,
+    last_hidden_states,
+    layers_of,
+    without_mlp,
+    writes_directly,
+)
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
+from minigpts.quantization.blocks import Blocks
 from minigpts.quantization.formats import BlockFormat
 from minigpts.quantization.rounding import rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-RIDGE = 0.03  # strength of the pull towards the weights as they are, relative to the sum of squares of each input
-HEAD_SHARE = 0.5
+RIDGE = 0.03  # of the pull towards the weights as they are, relative to the sum of squares of each input
+LOOKUP = 0.1  # weight of an embedding's own error, beside the error of the logits where it is the head as well
 
 
 @torch.inference_mode()
-def rounded_model(
+def rounded_weights(
     stored: StoredWeights,
     config: PreTrainedConfig,
     spec: ArchitectureSpec,
     formats: Mapping[str, BlockFormat],
     tokens: Tensor,
-    ridge: float = RIDGE,
-    asymmetric: bool = True,
-    sweeps: int = 4,
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield..."""
+) -> Iterator[tuple[str, Blocks]]:
+    """The weights that ``formats`` names, rounded, one at a time: rows are output features, in every family.
+
+    ``tokens`` (sequences, length) are the packed calibration text.
+    """
     keep_large_blocks_apart()
-    where = tokens.device
     parents, children = layers_of(config, spec), layers_of(config, spec)
     parent_stream, calls = first_hidden_states(config, spec, stored, tokens)
-    child_stream = list(parent_stream)
+    outside = dict(_rounded_outside(stored, config, spec, formats, tokens, parents, parent_stream, calls))
+    yield from outside.items()
+    values = {name: blocks.values() for name, blocks in outside.items()}
+    child_stream, _ = first_hidden_states(config, spec, ChainMap(values, cast(dict[str, Tensor], stored)), tokens)
+    with filled(parents[0], stored.under(f"{spec.layers}.0"), tokens.device) as parent:
+        direct = writes_directly(parent, spec, parent_stream[0], calls[0][0])
     for index in tqdm(range(len(parents)), desc="rounding", unit="layer"):
-        layer_calls = [batch[index] for batch in calls]
-        tensors = stored.under(f"{spec.layers}.{index}")
-        with filled(parents[index], tensors, where) as parent, filled(children[index], tensors, where) as child:
-            for modules in sharing_inputs(child, child_stream[0], layer_calls[0]):
-                chosen = [m for m in modules if spec.layer(index, f"{m}.weight") in formats]
-                if not chosen:
-                    continue
-                weights = {m: _weight(child, m) for m in chosen}
-                stacked = torch.cat(list(weights.values()))
-                size = stacked.shape[1]
-                gram = torch.zeros(size, size, dtype=torch.float64, device=where)
-                cross = torch.zeros(size, size, dtype=torch.float64, device=where)
-                for ph, ch, call in zip(parent_stream, child_stream, layer_calls, strict=True):
-                    x = given_to(child, chosen[0], ch, call).flatten(0, -2)
-                    gram += x.T @ x
-                    if asymmetric:
-                        y = given_to(parent, chosen[0], ph, call).flatten(0, -2)
-                        cross += y.T @ x
-                prior = ridge * gram.diagonal() + 1e-8 * gram.diagonal().mean() + 1e-30
-                total = gram + torch.diag(prior)
-                for m, w in weights.items():
-                    target = w.double()
-                    if asymmetric:
-                        target = torch.linalg.solve(total, (target @ cross + target * prior).T).T
-                    blocks = rounded(target.float(), formats[spec.layer(index, f"{m}.weight")], total.float(), sweeps)
-                    values = blocks.values()
-                    _weight(child, m).copy_(values)
-                    yield spec.layer(index, f"{m}.weight"), values.T if spec.transposed else values
-            advance(parent, parent_stream, layer_calls)
+        layer_calls, tensors = [batch[index] for batch in calls], stored.under(f"{spec.layers}.{index}")
+        chosen = {m: formats[n] for m in _linears(children[index]) if (n := spec.layer(index, f"{m}.weight")) in formats}
+        with filled(parents[index], tensors, tokens.device) as parent:
+            groups = _sharing_inputs(parent, chosen, parent_stream[0], layer_calls[0])
+            goals = _advance_noting(parent, spec, [group[0] for group in groups], direct, parent_stream, layer_calls)
+        with filled(children[index], tensors, tokens.device) as child:
+            for group in groups:
+                samples = _samples(child, spec, group[0], direct, goals.pop(group[0]), child_stream, layer_calls)
+                straight = direct.get(group[0], False)
+                for module, blocks in _rounded_group(child, group, chosen, samples, straight):
+                    yield spec.layer(index, f"{module}.weight"), blocks
             advance(child, child_stream, layer_calls)
 
 
-def _weight(layer: nn.Module, module: str) -> Tensor:
+def _rounded_outside(
+    stored: StoredWeights,
+    config: PreTrainedConfig,
+    spec: ArchitectureSpec,
+    formats: Mapping[str, BlockFormat],
+    tokens: Tensor,
+    layers: nn.ModuleList,
+    first: Sequence[Tensor],
+    calls: Sequence[Sequence[Call]],
+) -> Iterator[tuple[str, Blocks]]:
+    """Embedding and head, for the last hidden states that the unrounded model gives."""
+    embedding, head = f"{spec.embedding}.weight", f"{spec.stored_lm_head}.weight"
+    names = [name for name in (embedding, head) if name in formats]
+    if not names:
+        return
+    stream = list(first)
+    for index, layer in enumerate(layers):
+        with filled(layer, stored.under(f"{spec.layers}.{index}"), tokens.device):
+            advance(layer, stream, [batch[index] for batch in calls])
+    size = stored.shapes[names[-1]][1]
+    gram = torch.zeros(size, size, dtype=torch.float64, device=tokens.device)
+    for hidden in last_hidden_states(config, spec, stored, tokens, stream):
+        rows = hidden.flatten(0, -2)
+        gram += rows.T @ rows
+    del stream
+    for name in names:
+        weight = stored[name].to(tokens.device, torch.float32)
+        if name == embedding and head in stored:
+            cost = torch.eye(weight.shape[1], device=tokens.device)
+        else:
+            cost = _pulled(gram / gram.diagonal().mean() + LOOKUP * torch.eye(size, device=tokens.device)).float()
+        yield name, rounded(weight, formats[name], cost)
+
+
+def _pulled(gram: Tensor) -> Tensor:
+    return gram + torch.diag(RIDGE * gram.diagonal() + 1e-6 * gram.diagonal().mean() + 1e-30)
+
+
+def _advance_noting(
+    layer: nn.Module,
+    spec: ArchitectureSpec,
+    modules: Sequence[str],
+    direct: Mapping[str, bool],
+    stream: list[Tensor],
+    calls: Sequence[Call],
+) -> dict[str, list[Tensor]]:
+    """Run the unrounded layer on every batch in place. Returns what each of ``modules`` is to come up to, batch by batch: the
+    stream behind it where it writes there directly, else what it is given."""
+    before = list(stream)
+    noted: dict[str, list[Tensor]] = {module: [] for module in modules}
+    with ExitStack() as hooks:
+        for module in modules:
+            written = direct.get(module, False)
+
+            def note(
+                _: nn.Module,
+                inputs: tuple[Tensor, ...],
+                output: Tensor,
+                into: list[Tensor] = noted[module],
+                written: bool = written,
+            ) -> None:
+                into.append(before[len(into)] + output.view_as(before[len(into)]) if written else inputs[0])
+
+            if module != spec.mlp_out or not written:
+                hooks.enter_context(hooked(layer.get_submodule(module), note))
+        advance(layer, stream, calls)
+    if direct[spec.mlp_out] and spec.mlp_out in noted:
+        noted[spec.mlp_out] = list(stream)
+    return noted
+
+
+def _samples(
+    child: nn.Module,
+    spec: ArchitectureSpec,
+    module: str,
+    direct: Mapping[str, bool],
+    goals: Sequence[Tensor],
+    stream: Sequence[Tensor],
+    calls: Sequence[Call],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per batch, rows of what a module is given, and of what it should give, or be given where it doesn't write directly."""
+    for goal, hidden, call in zip(goals, stream, calls, strict=True):
+        if not direct.get(module, False):
+            given, wanted = given_to(child, module, hidden, call), goal
+        elif module == spec.mlp_out:
+            bare, given = without_mlp(child, child.get_submodule(module), hidden, call)
+            wanted = goal - bare
+        else:
+            given, wanted = given_to(child, module, hidden, call), goal - hidden
+        yield given.flatten(0, -2), wanted.flatten(0, -2)
+
+
+def _rounded_group(
+    child: nn.Module,
+    modules: Sequence[str],
+    formats: Mapping[str, BlockFormat],
+    samples: Iterable[tuple[Tensor, Tensor]],
+    direct: bool,
+) -> Iterator[tuple[str, Blocks]]:
+    """The linear layers that share an input, each rounded in place as well.
+
+    The weight V under which a layer does best before it is rounded is argmin_V Σ‖t − V x‖² + the pull to W. Where it writes
+    directly t is what it should give; else it is W y, y being what the unrounded model gives it.
+    """
+    (size, device), total = (_rows(child, modules[0]).shape[1], _rows(child, modules[0]).device), None
+    gram, cross = torch.zeros(size, size, dtype=torch.float64, device=device), None
+    for given, wanted in samples:
+        gram += given.T @ given
+        product = (wanted - _bias(child, modules[0]) if direct else wanted).T @ given
+        cross = product.double() if cross is None else cross.add_(product)
+    total = _pulled(gram)
+    pull = (total - gram).diagonal()
+    for module in modules:
+        weight = _rows(child, module)
+        right = cross if direct else weight.double() @ cross
+        towards = torch.linalg.solve(total, (right + weight * pull).T).T.float()
+        blocks = rounded(towards, formats[module], total.float())
+        weight.copy_(blocks.values())
+        yield module, blocks
+
+
+def _bias(layer: nn.Module, module: str) -> Tensor | float:
+    bias = layer.get_submodule(module).bias
+    return 0.0 if bias is None else cast(Tensor, bias)
+
+
+def _rows(layer: nn.Module, module: str) -> Tensor:
+    """A view of a linear layer's weight, (out_features, in_features)."""
     linear = layer.get_submodule(module)
     weight = cast(Tensor, linear.weight)
     return weight.T if isinstance(linear, Conv1D) else weight
 
 
-def sharing_inputs(layer: nn.Module, hidden: Tensor, call: Call) -> list[list[str]]:
-    """The linear layers of a decoder layer in the order they are called in, those given the same input together."""
-    seen: list[tuple[int, list[str]]] = []
-    kept: list[Tensor] = []
-    handles = []
-    for name, module in layer.named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
+def _linears(layer: nn.Module) -> list[str]:
+    return [name for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)]
 
-            def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                kept.append(inputs[0])
-                if seen and seen[-1][0] == id(inputs[0]):
-                    seen[-1][1].append(name)
-                else:
-                    seen.append((id(inputs[0]), [name]))
 
-            handles.append(module.register_forward_pre_hook(note))
+def _sharing_inputs(layer: nn.Module, modules: Iterable[str], hidden: Tensor, call: Call) -> list[list[str]]:
+    """The linear layers in the order they are called in, those given the same input together."""
+    groups: list[tuple[Tensor, list[str]]] = []
+
+    def note(name: str, given: Tensor) -> None:
+        if groups and groups[-1][0] is given:
+            groups[-1][1].append(name)
+        else:
+            groups.append((given, [name]))
+
     args, kwargs = call
-    try:
+    with ExitStack() as hooks:
+        for name in modules:
+            hooks.enter_context(hooked(layer.get_submodule(name), lambda _, inputs, __, name=name: note(name, inputs[0])))
         layer(hidden, *args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [names for _, names in seen]
+    return [names for _, names in groups]

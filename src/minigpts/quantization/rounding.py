@@ -14,7 +14,10 @@ from torch import Tensor
 from minigpts.quantization.blocks import Blocks
 from minigpts.quantization.formats import BlockFormat
 
-SHRINKS = (1.1, 1.03, 0.97, 0.91, 0.85, 0.79, 0.72, 0.65)  # of the scale under which a block's extreme meets the last level
+# What a block's largest weight is rounded to: the last levels of either end (those of at least this share of the last), or one
+# beyond the end, in units of it, so that the largest is cut off to the good of the others.
+LAST_LEVELS, MOST_LEVELS = 0.78, 4
+BEYOND = (1.06, 1.13, 1.21, 1.3, 1.4)
 ROWS = 512  # rounded at a time: the candidates of a block are held for all of them
 
 
@@ -27,6 +30,13 @@ class Grid:
         self.lowest, self.highest = float(self.levels[0]), float(self.levels[-1])
         self.even = len(self.levels) == self.highest - self.lowest + 1
         self.borders = (self.levels[1:] + self.levels[:-1]) / 2
+        ends = []  # what a block's largest weight is tried as
+        for end in (self.lowest, self.highest):
+            near = self.levels[(self.levels / end >= LAST_LEVELS)]
+            ends += [near[near.abs().argsort(descending=True)][:MOST_LEVELS], end * torch.tensor(BEYOND, device=device)]
+        self.ends = torch.cat(ends)
+        whole = torch.arange(self.lowest, self.highest + 1, device=device)
+        self.table = self.levels[torch.bucketize(whole, self.borders)]  # of the nearest levels to whole numbers
 
     def codes(self, values: Tensor) -> Tensor:
         """The places of the nearest levels, int64."""
@@ -35,24 +45,24 @@ class Grid:
         return torch.bucketize(values, self.borders)
 
     def nearest(self, values: Tensor) -> Tensor:
-        """The nearest levels themselves."""
+        """The nearest levels themselves; where two are nearly as near (less than one apart), either."""
+        whole = values.round().clamp_(self.lowest, self.highest)
         if self.even:
-            return values.round().clamp_(self.lowest, self.highest)
-        return self.levels[torch.bucketize(values, self.borders)]
+            return whole
+        return self.table.index_select(0, whole.sub_(self.lowest).int().flatten()).view_as(values)
 
 
 def candidates(block: Tensor, grid: Grid, has_minimum: bool) -> tuple[Tensor, Tensor]:
     """Scales and minima to try for each row of ``block`` (rows, block): (rows, candidates) each, as half precision holds them."""
-    shrinks = torch.tensor(SHRINKS, device=block.device)
     if has_minimum:
-        low, high = block.amin(1, keepdim=True).clamp_max(0), block.amax(1, keepdim=True)
+        shrinks = torch.tensor([1.0, *(1 / beyond for beyond in BEYOND)], device=block.device)
+        low, high = block.amin(1, keepdim=True).clamp_max(0), block.amax(1, keepdim=True).clamp_min(0)
         pairs = torch.cartesian_prod(shrinks, shrinks)
-        low, high = low * pairs[:, 0], high * pairs[:, 1]
-        scales, minima = (high - low) / grid.highest, low
+        minima = low * pairs[:, 0]
+        scales = (high * pairs[:, 1] - minima) / grid.highest
     else:
         extreme = block.gather(1, block.abs().argmax(1, keepdim=True))
-        ends = torch.tensor([grid.lowest, grid.highest], device=block.device)
-        scales = (extreme[..., None] / ends[:, None] * shrinks).flatten(1)
+        scales = extreme / grid.ends
         minima = torch.zeros_like(scales)
     return scales.half().float(), minima.half().float()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,17 +26,14 @@ from transformers.utils import logging
 
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
-from minigpts.model.families import spec_for
 from minigpts.model.forward import document_mask
 from minigpts.model.loss import fused_loss
 from minigpts.model.weights import read_tensors, write_tensors
 from minigpts.params import Runtime
-from minigpts.quantization.formats import BlockFormat
 from minigpts.training import lora, resuming
 from minigpts.training.data import PackedSequences, collate
 from minigpts.training.distillation import Teacher
 from minigpts.training.recipe import FALL, Evaluation, Parent, Recipe, best, stop_reason, worse_than_before
-from minigpts.training.rounded import RoundedWeights
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -77,7 +74,6 @@ def recover(
     state: Path,
     teacher: Teacher | None = None,
     guarded: bool = False,
-    formats: Mapping[str, BlockFormat] | None = None,
 ) -> Recovery:
     """Tune an fp32 ``model`` in place on ``sequences`` (num_sequences, 2, sequence_length) until ``recipe`` says stop.
 
@@ -91,8 +87,6 @@ def recover(
         steps = recipe.steps(len(sequences) * recipe.sequence_length)
         arguments = training_arguments(recipe, runtime, steps, state)
         trainer = _RecoveryTrainer(model, arguments, sequences, validation, recipe, runtime, dtype, teacher, guarded)
-        if formats:
-            trainer.rounded = RoundedWeights(model, formats, spec_for(model.config.model_type).transposed)
         resumed = resuming.newest_checkpoint(state)
         if resumed is None:
             trainer.evaluate()
@@ -181,12 +175,6 @@ class FusedTrainer(Trainer):
     """The stock Trainer on rows of several documents, each alone, with the loss computed without holding all logits."""
 
     teacher: Teacher | None = None
-    rounded: RoundedWeights | None = None  # what steps and scores see in place of the weights
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The Trainer's, on the rounded weights if there are any: their gradients are the unrounded weights'."""
-        with self.rounded.in_place() if self.rounded else nullcontext():
-            return super().training_step(*args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, by another way."""
@@ -244,10 +232,6 @@ class _RecoveryTrainer(FusedTrainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score validation text and questions, add a point to the curve, keep the weights if they are the best so far."""
         self.model.eval()
-        with self.rounded.in_place() if self.rounded else nullcontext():
-            return self._evaluate()
-
-    def _evaluate(self) -> dict[str, float]:
         # Every process stops at the same point: the main one's figures hold for all.
         (scores,) = broadcast_object_list([self._scores()])
         self._check(scores["validation_bits_per_byte"], "validation bits per byte")

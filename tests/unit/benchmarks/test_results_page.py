@@ -44,6 +44,31 @@ def test_the_bake_off_becomes_means_with_their_seeds_best_first(tmp_path):
     )
 
 
+def test_files_become_a_table_smallest_last_and_an_absent_figure_stays_empty(tmp_path):
+    figures = {"bits_per_byte": 0.75512, "perplexity": 10.5378, "perplexity_over_tuned_parent": 1, "acc": 0.616, "acc_norm": 0.638}
+    parent = {
+        "data": "law",
+        "name": "tuned parent, BF16",
+        "megabytes": 270.9,
+        **figures,
+        "loop_rate": 0.1,
+        "tokens_per_second": 31.04,
+    }
+    artifacts.write_csv(
+        tmp_path / "benchmarks/results/bits.csv",
+        [{**parent, "name": "ours, small", "megabytes": 64.98, "acc": "", "acc_norm": ""}, parent],
+    )
+    rounded = [{"data": "law", "format": "Q4_0", "bits_per_byte": 1, "damage_llamacpp": 0.05, "damage_ours": "", "ratio": ""}]
+    artifacts.write_csv(tmp_path / "benchmarks/results/rounding.csv", rounded)
+    filled = results_page.filled("<!-- table: bits.csv --><!-- end --><!-- table: rounding.csv --><!-- end -->", Sources(tmp_path))
+    assert (
+        "| law | tuned parent, BF16 | 270.9 | 0.755 | 10.5 | 1.00 | 61.6 % | 63.8 % | 10.0 % | 31.0 |\n| law | ours, small |"
+        in filled
+    )
+    assert "| law | ours, small | 65.0 | 0.755 | 10.5 | 1.00 |  |  | 10.0 % | 31.0 |" in filled
+    assert "| law | Q4_0 | 0.0500 |  |  |" in filled
+
+
 def test_a_value_stands_in_its_line_and_filling_twice_changes_nothing(tmp_path):
     for name, perplexity in (("finetuned", 15.0), ("tuned_parent", 10.0)):
         artifacts.write_json(tmp_path / f"metrics/{name}.json", {"perplexity": perplexity})

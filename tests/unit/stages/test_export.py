@@ -42,7 +42,8 @@ def write_params(folder, **changes):
     sections = {
         "model": {**ROOT_PARAMS["model"], "member": "x/Tiny-7M.Q4_1.gguf"},
         "dataset": {**ROOT_PARAMS["dataset"], "source": "notes/My Notes.jsonl"},
-        "export": {"formats": ["gguf"], **dict.fromkeys(GROUPS, "Q8_0"), **changes},
+        "precision": {**dict.fromkeys(GROUPS, "Q8_0"), **{name: changes[name] for name in changes if name in GROUPS}},
+        "export": {"tokens": 96, "sequence_length": 24, "formats": changes.get("formats", ["gguf"])},
         "evaluate": {"sequence_length": 64},
         "runtime": {"batch_tokens": 400, "num_threads": None},
     }
@@ -62,6 +63,7 @@ def scoring(folder, model, name):
 def run(folder, out, **changes):
     names = {"parent": "base.json", "child": "finetuned.json", "tuned-parent": "tuned_parent.json", "dataset": "dataset.json"}
     paths = {flag: folder / name for flag, name in names.items()} | {"model": folder / "child", "out": folder / out}
+    paths |= {"text": folder / "test.parquet"}
     paths |= {"metrics": folder / f"{out}.json", "params": write_params(folder, **changes)}
     export.main([part for flag, path in paths.items() for part in (f"--{flag}", str(path))])
     return artifacts.read_json(folder / f"{out}.json")
@@ -123,7 +125,7 @@ def test_no_formats_no_file_and_no_metrics(inputs):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mlp_in": "Q9_9"}, "unknown weight format 'Q9_9'; known: F32"),
+        ({"mlp_in": "Q9_9"}, "params.yaml: precision.mlp_in must be one of F32, .*, got 'Q9_9'"),
         ({"formats": ["onnx"]}, "export.formats must be one of gguf, got 'onnx'"),
     ],
 )
