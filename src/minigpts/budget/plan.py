@@ -20,8 +20,8 @@ class Plan:
     vocab_size: int  # that this leaves
     num_parameters: int  # of the child
     checkpoint_bytes: int  # of the child's weights file
-    formats: dict[str, str] | None = None  # the block format of each group of tensors; None: section export says it
-    file_bytes: int | None = None  # of the exported file; None: as section export has it
+    formats: dict[str, str] | None = None  # the block format of each group of tensors; None: section precision says it
+    file_bytes: int | None = None  # of the exported file; None: as section precision has it
 
 
 def write(path: Path, plan: Plan | None) -> None:

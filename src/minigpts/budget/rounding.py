@@ -23,12 +23,13 @@ from minigpts.budget.damage import DamageMeter
 from minigpts.model import checkpoint
 from minigpts.model.device import keep_large_blocks_apart
 from minigpts.model.families import spec_for
-from minigpts.model.layerwise import Call, filled, first_hidden_states, layers_of
+from minigpts.model.layerwise import Call, filled, first_hidden_states, last_hidden_states, layers_of
 from minigpts.model.spec import ArchitectureSpec
-from minigpts.model.weights import StoredWeights, read_tensors, write_tensors
+from minigpts.model.weights import WEIGHTS, StoredWeights, read_tensors, write_tensors
 from minigpts.quantization.blocks import Blocks
 from minigpts.quantization.formats import FORMATS, BlockFormat
-from minigpts.quantization.groups import row_length
+from minigpts.quantization.groups import formats_of, row_length
+from minigpts.quantization.layerwise import LOOKUP, rounded_weights
 from minigpts.quantization.rounding import rounded
 
 if TYPE_CHECKING:
@@ -36,21 +37,20 @@ if TYPE_CHECKING:
 
 RIDGE = 0.01  # added to the inputs' sums of squares, relative to them, so that they can be inverted
 SWEEPS = 1  # of the improvements behind the compensation: more gain a few percent, at twice the time
-Formats = Mapping[str, Sequence[str]]  # the formats that each group is to be rounded to
 
 
 def damages(meter: DamageMeter, precisions: Sequence[str]) -> dict[str, dict[str, Damage]]:
     """What rounding each group alone costs, by group and format; a group whose rows hold no format costs nothing."""
     stored, config, spec = meter.parent.stored, meter.parent.config, meter.parent.spec
     names = grouped(spec, stored.shapes)
-    formats = dict.fromkeys(dict.fromkeys(names.values()), tuple(precisions))
+    groups = list(dict.fromkeys(names.values()))
     tokens = meter.tokens(config, meter.vocabulary.tokenizer)
     with TemporaryDirectory() as folder:
-        for name, block_format, blocks in compensated(stored, config, spec, formats, tokens):
+        for name, block_format, blocks in compensated(stored, config, spec, precisions, tokens):
             _store(Path(folder) / f"{name}-{block_format.name}", blocks)
         model, tokenizer = meter.child(None, None)
-        found: dict[str, dict[str, Damage]] = {group: {} for group in formats}
-        for group, precision in tqdm([(group, name) for group in formats for name in precisions], desc="bits", unit="score"):
+        found: dict[str, dict[str, Damage]] = {group: {} for group in groups}
+        for group, precision in tqdm([(group, name) for group in groups for name in precisions], desc="bits", unit="score"):
             members = [name for name in names if names[name] == group]
             for name in members:
                 path = Path(folder) / f"{name}-{precision}"
@@ -64,14 +64,16 @@ def damages(meter: DamageMeter, precisions: Sequence[str]) -> dict[str, dict[str
     return found
 
 
-def round_in_place(model: PreTrainedModel, formats: Mapping[str, str], tokens: Tensor) -> None:
-    """Round an fp32 model's groups as planned (``formats`` by group), for ``tokens`` (sequences, length) of its own."""
+def round_in_place(model: PreTrainedModel, wanted: Mapping[str, str], tokens: Tensor) -> None:
+    """Round an fp32 model as its file will be, to the formats ``wanted`` by group, for its own ``tokens`` (sequences, length)."""
     spec = spec_for(model.config.model_type)
     with TemporaryDirectory() as folder:
-        write_tensors(Path(folder) / "model.safetensors", checkpoint.weights_of(model, torch.float32))
-        asked = {group: (name,) for group, name in formats.items()}
-        for name, _, blocks in compensated(StoredWeights(Path(folder)), model.config, spec, asked, tokens):
-            _replace(model, spec, name, blocks.values())
+        write_tensors(Path(folder) / WEIGHTS, checkpoint.weights_of(model, torch.float32))
+        stored = StoredWeights(Path(folder))
+        formats = formats_of(spec.model_type, stored.shapes, wanted)
+        blocks = {name: block_format for name, block_format in formats.items() if block_format.levels}
+        for name, rounded_weight in rounded_weights(stored, model.config, spec, blocks, tokens):
+            _replace(model, spec, name, rounded_weight.values())
     model.tie_weights()
 
 
@@ -92,22 +94,15 @@ def _load(path: Path, block_format: BlockFormat) -> Blocks:
 
 @torch.inference_mode()
 def compensated(
-    stored: StoredWeights, config: PreTrainedConfig, spec: ArchitectureSpec, formats: Formats, tokens: Tensor
+    stored: StoredWeights, config: PreTrainedConfig, spec: ArchitectureSpec, precisions: Sequence[str], tokens: Tensor
 ) -> Iterator[tuple[str, BlockFormat, Blocks]]:
-    """Yield each tensor of the groups in each format asked for: its name, the format, and the rounded (out, in) weight.
+    """Yield each weight (out, in) rounded to each of ``precisions`` whose blocks divide its rows: its name, the format, the blocks.
 
-    Tensors whose rows are no multiple of a format's block are left out: in that format they aren't rounded to blocks. The output
-    head, tied or not, is rounded for the last hidden states, an untied embedding for every feature alike.
+    Every one is rounded for the inputs that the unrounded model gives it: the head for the last hidden states, an untied
+    embedding for every feature alike.
     """
     keep_large_blocks_apart()
-    wanted = {
-        name: [
-            FORMATS[f]
-            for f in formats.get(group, ())
-            if row_length(spec.model_type, name, stored.shapes[name]) % FORMATS[f].block == 0
-        ]
-        for name, group in grouped(spec, stored.shapes).items()
-    }
+    wanted = {name: _holding(spec, name, stored.shapes[name], precisions) for name in grouped(spec, stored.shapes)}
     layers = layers_of(config, spec)
     stream, calls = first_hidden_states(config, spec, stored, tokens)
     for index, empty in enumerate(tqdm(layers, desc="rounding", unit="layer")):
@@ -117,15 +112,24 @@ def compensated(
             grams = _advance(layer, list(inside), stream, [batch[index] for batch in calls])
         for gram, modules in grams:
             yield from _rounded(stored, spec, {inside[module]: wanted[inside[module]] for module in modules}, gram)
-    hidden = _last_hidden_states(config, spec, stored, tokens, stream)
+    hidden = list(last_hidden_states(config, spec, stored, tokens, stream))
     embedding, head = f"{spec.embedding}.weight", f"{spec.stored_lm_head}.weight"
     for name in (embedding, head):
         if name in wanted:
-            size = stored.shapes[name][1]
+            identity = torch.eye(stored.shapes[name][1], device=tokens.device)
             untied = name == embedding and head in wanted
-            fitting = not untied and hidden[0].shape[-1] == size
-            gram = _gram(hidden) if fitting else torch.eye(size, device=tokens.device)
-            yield from _rounded(stored, spec, {name: wanted[name]}, gram)
+            yield from _rounded(stored, spec, {name: wanted[name]}, identity if untied else _of_head(hidden, identity))
+
+
+def _holding(spec: ArchitectureSpec, name: str, shape: tuple[int, ...], precisions: Sequence[str]) -> list[BlockFormat]:
+    length = row_length(spec.model_type, name, shape)
+    return [FORMATS[precision] for precision in precisions if length % FORMATS[precision].block == 0]
+
+
+def _of_head(hidden: Sequence[Tensor], identity: Tensor) -> Tensor:
+    """The inputs' sums of a head; a tied one is the embedding, too, whose rows count by themselves."""
+    gram = _gram(hidden)
+    return gram / gram.diagonal().mean() + LOOKUP * identity
 
 
 def _rounded(
@@ -180,42 +184,3 @@ def _advance(
             stream[batch] = layer(stream[batch], *args, **kwargs)
             given.clear()
     return [(sums[first], sharing[first]) for first in sums]
-
-
-class _Replay(nn.Module):
-    """In the last decoder layer's place: gives what that layer gave."""
-
-    batch: Tensor
-
-    def forward(self, hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """The batch set beforehand."""
-        return self.batch
-
-
-class _Pass(nn.Module):
-    """In another layer's place: hands its input on."""
-
-    def forward(self, hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """The input."""
-        return hidden
-
-
-def _last_hidden_states(
-    config: PreTrainedConfig, spec: ArchitectureSpec, stored: StoredWeights, tokens: Tensor, stream: Sequence[Tensor]
-) -> list[Tensor]:
-    """What the head reads, of the stream behind the last layer."""
-    model = checkpoint.empty_model(config, torch.float32)
-    owner, _, attribute = spec.layers.rpartition(".")
-    replay = _Replay()
-    others = [_Pass() for _ in range(config.num_hidden_layers - 1)]
-    setattr(model.get_submodule(owner), attribute, nn.ModuleList([*others, replay]))
-    prefix, layers = f"{spec.decoder}.", f"{spec.layers}."
-    names = [name for name in stored.shapes if name.startswith(prefix) and not name.startswith(layers)]
-    tensors = {name.removeprefix(prefix): stored[name] for name in names}
-    found, start = [], 0
-    with filled(model.get_submodule(spec.decoder), tensors, tokens.device) as decoder:
-        for replay.batch in stream:
-            ids = tokens[start : start + len(replay.batch)]
-            start += len(ids)
-            found.append(decoder(input_ids=ids, use_cache=False).last_hidden_state)
-    return found

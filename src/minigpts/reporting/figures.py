@@ -263,7 +263,7 @@ def plan(table: Sequence[Mapping[str, str]]) -> Picture:
             sizes, damages, errors = zip(*points, strict=True)
             taken, name = chosen[kind]["bytes_freed"], chosen[kind]["format"]
             label = f"{f'{kind} {name}'.strip()}: {taken / 1e6:,.3g} MB"
-            look = {"color": color, "marker": marker, "markersize": 3, "linestyle": "--" if name else "-"}
+            look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 3, "linestyle": "--" if name else "-"}
             axes.errorbar(sizes, damages, errors, elinewidth=0.8, capsize=1.5, label=f"{label} ({share:.0%})", **look)
             where = (chosen[kind]["bytes_freed"] / 1e6, chosen[kind]["damage"])
             axes.plot(*where, marker, color=color, markersize=9, markerfacecolor="none")
