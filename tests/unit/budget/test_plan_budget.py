@@ -282,7 +282,7 @@ def test_a_groups_rounding_is_measured_on_the_model_that_it_makes(tmp_path: Path
     found, sizes = curves["rounding"]["mlp_out"]["IQ4_NL"], np.array(after.document_bytes)
     bits = (np.array(after.document_nats) - np.array(before.document_nats)) / np.log(2)
     damage = bits.sum() / sizes.sum()
-    assert found["bits_per_byte"] == pytest.approx(damage, abs=1e-6) and abs(damage) > 1e-4
+    assert found["bits_per_byte"] == pytest.approx(damage, rel=1e-3) and abs(damage) > 1e-6
     assert damage == pytest.approx(after.bits_per_byte - before.bits_per_byte)
     error = np.sqrt(len(sizes) / (len(sizes) - 1) * ((bits - damage * sizes) ** 2).sum()) / sizes.sum()
     assert found["standard_error"] == pytest.approx(error, rel=1e-3)
