@@ -31,7 +31,7 @@ from minigpts.quantization.rounding import rounded
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-RIDGE = 0.15  # of the pull towards the weights as they are, relative to the sum of squares of each input
+RIDGE = 0.5  # of the pull towards the weights as they are, relative to the sum of squares of each input
 LOOKUP = 0.1  # weight of an embedding's own error, beside the error of the logits where it is the head as well
 
 
