@@ -1,4 +1,5 @@
-"""Checks the budget, and says whether there is one; measure_damage knows no more of it, so another target measures nothing anew."""
+"""Checks the budget, and says whether there is one and which formats it allows; measure_damage knows no more of it, so another
+target measures nothing anew."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
 from minigpts.model.weights import StoredWeights
+from minigpts.quantization.formats import FORMATS
 
 FLAGS = {
     "model": "the parent's checkpoint folder",
@@ -20,7 +22,9 @@ class Params:
     """The ``budget`` section."""
 
     target_size_reduction: float | None  # share of all parameters to remove at least
-    target_megabytes: float | None  # 10^6 bytes of the weights file at most
+    target_megabytes: float | None  # 10^6 bytes of the exported file at most
+    precisions: tuple[str, ...]  # block formats that a plan for target_megabytes may use
+    trial_tokens: int  # of the training text that each of the three best plans is tuned on before one is chosen; 0: no trials
 
     def __post_init__(self) -> None:
         share, size = self.target_size_reduction, self.target_megabytes
@@ -28,6 +32,11 @@ class Params:
         params.require(share is None or size is None, both, (share, size))
         params.require(share is None or 0 < share < 1, "budget.target_size_reduction must be > 0 and < 1", share)
         params.require(size is None or size > 0, "budget.target_megabytes must be > 0", size)
+        params.require(self.trial_tokens >= 0, "budget.trial_tokens must be ≥ 0", self.trial_tokens)
+        known = [name for name, block_format in FORMATS.items() if block_format.levels]
+        rule = f"budget.precisions must name one or more of {', '.join(known)}, each once"
+        named = set(self.precisions)
+        params.require(bool(named) and named <= set(known) and len(named) == len(self.precisions), rule, list(self.precisions))
 
     @property
     def is_set(self) -> bool:
@@ -36,14 +45,22 @@ class Params:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check the target against the parent, and write whether there is one."""
+    """Check the target against the parent, and write whether there is one, and the formats whose damage it needs."""
     arguments = params.flags(argv, __doc__, FLAGS)
     settings = params.read(arguments.params, Params, "budget")
+    precisions = list(settings.precisions) if settings.target_megabytes is not None else []
     if settings.is_set:
-        from minigpts.budget.search import Limit
+        from minigpts.budget.space import Limit, require_rows
+        from minigpts.exporting.architectures import architecture_of
+        from minigpts.model.checkpoint import load_config
+        from minigpts.model.families import spec_for
 
-        Limit.of(StoredWeights(arguments.model), settings.target_size_reduction, settings.target_megabytes)
-    artifacts.write_json(arguments.out, {"budget": settings.is_set})
+        stored, config = StoredWeights(arguments.model), load_config(arguments.model)
+        if precisions:
+            architecture_of(config)
+            require_rows(precisions, stored.shapes, spec_for(config.model_type))
+        Limit.of(stored, settings.target_size_reduction, settings.target_megabytes)
+    artifacts.write_json(arguments.out, {"budget": settings.is_set, "precisions": precisions})
 
 
 if __name__ == "__main__":

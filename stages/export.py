@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from minigpts import artifacts, params
+from minigpts.budget import plan
 from minigpts.corpus.settings import Settings
 from minigpts.errors import exit_cleanly
 from minigpts.importing.source import ModelSource
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FLAGS = {
     "model": "the tuned checkpoint",
+    "plan": "what plan_budget wrote: a plan's formats replace section precision",
     "text": "calibration text, parquet: what rounding is fitted to",
     "parent": "metrics of the parent, for the card",
     "child": "metrics of the checkpoint, for the card",
@@ -71,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     sizes = {name: int(columns[name]["num_parameters"]) for name in ("parent", "child")}
     origin = Provenance(parent.name, parent.version, parent.url, parent.licence, dataset.name, sizes["child"], sizes["parent"])
-    wanted = precision.by_group()
+    planned = plan.read(args.plan)
+    wanted = precision.by_group() if planned is None or planned.formats is None else planned.formats
     texts = artifacts.read_table(args.text, ["text"])["text"]
     sources = artifacts.read_json(args.dataset)["sources"].values()
     metrics = export.write(

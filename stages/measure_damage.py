@@ -1,4 +1,4 @@
-"""Measure what cutting vocabulary, MLP neurons, heads and layers costs, each alone: the curves that a budget is spent by."""
+"""Measure what fewer tokens, MLP neurons, heads, layers and bits cost, each alone: the curves that a budget is spent by."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     pruning = params.read(arguments.params, PruneParams, "prune_neurons")
     runtime = params.read(arguments.params, params.Runtime, "runtime")
     measured = None
-    if artifacts.read_json(arguments.budget)["budget"]:
-        from minigpts.budget import planning
+    budget = artifacts.read_json(arguments.budget)
+    if budget["budget"]:
+        from minigpts.budget import measuring
 
-        measured = planning.measured(damage_meter(arguments, damage, pruning, runtime))
+        measured = measuring.measured(damage_meter(arguments, damage, pruning, runtime), budget["precisions"])
     curves.write(arguments.curves, measured)
 
 

@@ -1,4 +1,4 @@
-"""Decide where a budget is spent: search measure_damage's curves for the cut that hurts least, and measure that cut whole."""
+"""Decide where a budget is spent: search measure_damage's curves for the plans that hurt least, and tune those to find the best."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 
 from minigpts import artifacts, params
 from minigpts.budget import curves, plan
+from minigpts.corpus.settings import Settings
 from minigpts.errors import UserError, exit_cleanly
+from minigpts.importing.source import ModelSource
 from minigpts.pruning.params import Params as PruneParams
+from minigpts.training.recipe import Recipe
 from stages.check_budget import Params
 from stages.measure_damage import INPUTS, OPTIONAL, damage_meter
 from stages.measure_damage import Params as DamageParams
@@ -16,11 +19,12 @@ from stages.measure_damage import Params as DamageParams
 FLAGS = {
     **INPUTS,
     "curves": "what measure_damage wrote",
+    "train": "training text for the trials, parquet with a column 'text'",
     "plan": "the plan to write, json",
     "metrics": "its figures to write, json",
     "table": "what was measured, and what the plan takes of it, to write, csv",
 }
-NO_ROWS = [{"kind": "none", "level": 0, "bytes_freed": 0, "damage": 0.0, "chosen": False}]
+NO_ROWS = [{"kind": "none", "format": "", "level": 0, "bytes_freed": 0, "damage": 0.0, "standard_error": None, "chosen": False}]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = params.read(arguments.params, Params, "budget")
     damage = params.read(arguments.params, DamageParams, "damage")
     pruning = params.read(arguments.params, PruneParams, "prune_neurons")
+    finetune = params.read(arguments.params, Recipe, "finetune")
+    parent = params.read(arguments.params, ModelSource, "model")
+    dataset = params.read(arguments.params, Settings, "dataset")
     runtime = params.read(arguments.params, params.Runtime, "runtime")
 
     planned, rows = None, NO_ROWS
@@ -37,12 +44,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         measured = curves.read(arguments.curves)
         if measured is None:
             raise UserError(f"{arguments.curves}: measured without a budget; run check_budget and measure_damage again")
-        from minigpts.budget import planning, search, table
+        from minigpts.budget import planning, table
+        from minigpts.budget.space import Limit
+        from minigpts.budget.trials import Tuning
+        from minigpts.exporting.general_section import Provenance
         from minigpts.model.device import computed_on
 
         meter = damage_meter(arguments, damage, pruning, runtime)
-        limit = search.Limit.of(meter.parent.stored, settings.target_size_reduction, settings.target_megabytes)
-        planned, rows, metrics = planning.make(meter, measured, limit)
+        limit = Limit.of(meter.parent.stored, settings.target_size_reduction, settings.target_megabytes)
+        texts = artifacts.read_table(arguments.train, ["text"])["text"] if settings.trial_tokens else []
+        tuning = Tuning(settings.trial_tokens, texts, finetune, runtime)
+        origin = Provenance(parent.name, parent.version, parent.url, parent.licence, dataset.name, 0, 0)
+        planned, rows, metrics = planning.make(meter, measured, limit, settings.precisions, tuning, origin)
         metrics = {**metrics, "computed_on": computed_on(meter.where)}
         print(table.text(rows, metrics))
 

@@ -72,9 +72,10 @@ def test_queue_takes_what_it_can_from_the_cache_and_runs_the_rest_from_the_snaps
     settings = ["-S", f"threshold={OTHER_THRESHOLD}", "-S", "finetune.learning_rate=1e-4"]
     project.dvc("exp", "run", "--queue", "--name", "queued", *settings)
     output = project.run_queue("queued")
-    assert sorted(ran(output)) == sorted({"finetune", "tune_parent", *BEHIND_TUNING})  # tune_parent leaves its note
+    # plan_budget and tune_parent leave notes.
+    assert sorted(ran(output)) == sorted({"plan_budget", "finetune", "tune_parent", *BEHIND_TUNING})
     libraries = re.findall(r"^library: (.*)$", output, re.MULTILINE)
-    assert len(libraries) == 2 + len(BEHIND_TUNING)
+    assert len(libraries) == 3 + len(BEHIND_TUNING)
     assert all(path.startswith(f"{project.folder}/.dvc/tmp/exps/") for path in libraries)
 
     def metrics(name):

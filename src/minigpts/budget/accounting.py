@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import TensorWriter, num_parameters
+from minigpts.quantization.formats import FORMATS, num_bytes
+from minigpts.quantization.groups import GROUPS, formats_of, group_of
 from minigpts.vocabulary.embeddings import vocabulary_tensors
 
 if TYPE_CHECKING:
@@ -61,3 +64,20 @@ def weights_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
     """Size of the safetensors file that holds tensors of ``shapes``, its header included."""
     header = TensorWriter(io.BytesIO(), shapes, dtype, {"format": "pt"}).data
     return header + num_parameters(shapes) * dtype.itemsize
+
+
+def grouped(spec: ArchitectureSpec, shapes: Shapes) -> dict[str, str]:
+    """The group of every tensor that is rounded, by name."""
+    found = {name: group_of(spec.model_type, name, shape) for name, shape in shapes.items()}
+    return {name: group for name, group in found.items() if group is not None}
+
+
+def group_sizes(shapes: Shapes, spec: ArchitectureSpec, format_name: str | None) -> dict[str, int]:
+    """Sizes by group of tensors, under "" what is never rounded: bytes in a file where every group is in one format and the rest
+    in F32, or parameters where ``format_name`` is None."""
+    sizes, groups = dict.fromkeys(("", *GROUPS), 0), grouped(spec, shapes)
+    formats = {} if format_name is None else formats_of(spec.model_type, shapes, dict.fromkeys(GROUPS, format_name))
+    for name, shape in shapes.items():
+        size = math.prod(shape) if format_name is None else num_bytes(formats.get(name, FORMATS["F32"]), shape)
+        sizes[groups.get(name, "")] += size
+    return sizes

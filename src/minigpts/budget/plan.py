@@ -1,4 +1,4 @@
-"""The plan file: what prune_neurons and prune_embeddings must do. No torch here: without a budget nothing else is loaded."""
+"""The plan file: what prune_neurons, prune_embeddings and export must do. No torch here: without a budget nothing is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from minigpts import artifacts
 
 @dataclass(frozen=True)
 class Plan:
-    """Which part of the cut is whose: the first three fields are prune_neurons', ``num_counted_tokens`` is prune_embeddings'."""
+    """Which part is whose: the first three fields are prune_neurons', ``num_counted_tokens`` is prune_embeddings', ``formats``
+    export's."""
 
     num_removed_layers: int  # those that change the hidden state least
     num_removed_key_value_heads: int  # of every layer that stays, with their query heads
@@ -19,6 +20,8 @@ class Plan:
     vocab_size: int  # that this leaves
     num_parameters: int  # of the child
     checkpoint_bytes: int  # of the child's weights file
+    formats: dict[str, str] | None = None  # the block format of each group of tensors; None: section precision says it
+    file_bytes: int | None = None  # of the exported file; None: as section precision has it
 
 
 def write(path: Path, plan: Plan | None) -> None:

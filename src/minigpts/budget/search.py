@@ -1,60 +1,31 @@
-"""Chooses the combination of cuts that is predicted to hurt least, among those that land within 1 % below the limit.
+"""Chooses the combination of cuts and bits that is predicted to hurt least, among those that land within 1 % below the limit.
 
 Damages are taken to add up, and a share of the neurons of fewer layers to hurt as the same share of all layers' does:
-interactions make the sum too low for deep cuts, the second assumption makes it too high. Heads, layers and neurons are gone
-through one by one, and the vocabulary takes what they leave: a token is the smallest unit there is.
+interactions make the sum too low for deep cuts, the second assumption makes it too high. Formats, heads, layers and neurons are
+gone through one by one, and the vocabulary takes what they leave: a token is the smallest unit there is.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from minigpts.budget.accounting import Outline, child_shapes, weights_bytes
-from minigpts.budget.curves import Curves
+from minigpts.budget.accounting import Outline
+from minigpts.budget.curves import Curves, Damage, ratio_error
+from minigpts.budget.space import Limit, Space
 from minigpts.errors import UserError
-from minigpts.model.spec import ArchitectureSpec
-from minigpts.model.weights import Shapes, StoredWeights, num_parameters
-from minigpts.pruning import layers, neurons
-from minigpts.pruning.allocation import Allocation
+from minigpts.quantization.groups import GROUPS
 
 LANDING = 0.99  # of the limit at least
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What the child may have at most, and what the user called it."""
-
-    most: int
-    in_bytes: bool  # of the weights file; else parameters
-    said: str  # "budget.target_megabytes 3"
-
-    @classmethod
-    def of(cls, stored: StoredWeights, target_size_reduction: float | None, target_megabytes: float | None) -> Limit:
-        """From the one of the two targets that is set. Raises UserError when the parent ``stored`` is no larger."""
-        if target_megabytes is None:
-            assert target_size_reduction is not None
-            most = math.floor((1 - target_size_reduction) * num_parameters(stored.shapes) + 1e-6)
-            return cls(most, False, f"budget.target_size_reduction {target_size_reduction:g}")
-        limit = cls(math.floor(target_megabytes * 1e6 + 1e-6), True, f"budget.target_megabytes {target_megabytes:g}")
-        size = limit.size(stored.shapes, stored.dtype)
-        if limit.most >= size:
-            raise UserError(f"params.yaml: {limit.said} is no less than the parent's weights have ({limit.text(size)}); lower it")
-        return limit
-
-    def size(self, shapes: Shapes, dtype: torch.dtype) -> int:
-        """What counts against it."""
-        return weights_bytes(shapes, dtype) if self.in_bytes else num_parameters(shapes)
-
-    def text(self, size: float) -> str:
-        """A size in the limit's unit, in words."""
-        return f"{size / 1e6:,.6g} MB" if self.in_bytes else f"{size:,.0f} parameters"
+MOST = 4096  # candidates looked at for each pair of heads and layers, the least damage first
+ALIKE = 0.1  # plans whose neurons differ by less of the parent's, and nothing but the tokens besides, have one shape
+TRIES = 64  # candidates looked at exactly before the next finer widths are tried
+CHUNK = 4096  # candidates whose damages to single documents are held at a time
 
 
 @dataclass(frozen=True)
@@ -66,95 +37,60 @@ class Choice:
     num_kept_neurons: int  # of all layers that stay
     num_counted: int  # most frequent tokens that stay for their count
     damage: float  # predicted, bits per byte
+    formats: tuple[str, ...] = ()  # of each of GROUPS; nothing where the limit is in parameters
+
+
+class Landed(NamedTuple):
+    """A choice that is within the limit, to the last byte."""
+
+    choice: Choice
+    outline: Outline
+    size: int  # in the limit's unit
 
 
 @dataclass(frozen=True)
-class Depth:
-    """The layers that are left when the least influential ones are removed."""
+class Candidates:
+    """Combinations of about the right size, each with all the tokens that then fit; the least damage first."""
 
-    layers: list[int]  # of the parent, in order
-    widths: list[int]  # uncut
+    heads: NDArray[np.int64]  # removed key/value groups
+    layers: NDArray[np.int64]  # removed
+    kept: NDArray[np.int64]  # neurons
+    counted: NDArray[np.int64]  # tokens kept for their count
+    bits: NDArray[np.int64]  # place in ``formats``
+    damage: NDArray[np.float64]  # predicted
+    formats: Sequence[tuple[str, ...]]  # every combination, a format for each of GROUPS
 
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.damage)
 
-@dataclass(frozen=True)
-class Space:
-    """What can be chosen from, with the parent's facts that sizes follow from."""
-
-    shapes: Shapes  # the parent's, with the MLP biases that the child will have
-    dtype: torch.dtype
-    spec: ArchitectureSpec
-    num_groups: int  # key/value heads of each of the parent's layers
-    layer_scores: torch.Tensor
-    scores: neurons.NeuronScores
-    vocabulary_sizes: NDArray[np.int64]  # tokens that stay when the n most frequent are counted, over n
-    allocation: Allocation
-    head_options: Sequence[int]  # how many of them may go from every layer, ascending
-    layer_options: Sequence[int]  # how many layers may go, ascending
-
-    @cached_property
-    def depths(self) -> dict[int, Depth]:
-        """What is left, by the number of removed layers."""
-        kept = {number: layers.kept(self.layer_scores, number) for number in (0, *self.layer_options)}
-        return {number: Depth(left, [len(self.scores.scores[index]) for index in left]) for number, left in kept.items()}
-
-    def outline(self, choice: Choice, multiple_of: int) -> Outline:
-        """The child's sizes."""
-        kept = self.depths[choice.num_removed_layers].layers
-        widths = neurons.widths_of_sum(
-            self.scores, kept, choice.num_kept_neurons, allocation=self.allocation, multiple_of=multiple_of
+    def __getitem__(self, index: int) -> Choice:
+        """One of them."""
+        heads, layers, kept, counted, bits = (
+            int(column[index]) for column in (self.heads, self.layers, self.kept, self.counted, self.bits)
         )
-        num_groups = self.num_groups - choice.num_removed_groups
-        return Outline(kept, num_groups, widths, int(self.vocabulary_sizes[choice.num_counted]))
-
-    def child(self, outline: Outline) -> Shapes:
-        """Its tensors."""
-        return child_shapes(self.shapes, self.spec, self.num_groups, outline)
-
-    def neuron_counts(self, num_removed_layers: int, multiple_of: int) -> NDArray[np.int64]:
-        """The numbers of neurons that the layers that stay can keep, ascending: ``uniform`` takes the same of equal layers."""
-        sizes = self.depths[num_removed_layers].widths
-        capacity = sum(size // multiple_of for size in sizes) * multiple_of
-        equal = self.allocation == "uniform" and len(set(sizes)) == 1
-        step = multiple_of * (len(sizes) if equal else 1)
-        return np.unique([*range(multiple_of * len(sizes), capacity + 1, step), sum(sizes)])
-
-    @cached_property
-    def per_neuron(self) -> int:
-        """Parameters of an MLP neuron."""
-        return neurons.parameters_per_neuron(self.shapes, self.spec)
-
-    @cached_property
-    def per_row(self) -> int:
-        """Parameters of a token."""
-        whole = self.depths[0]
-        none, one = (self.child(Outline(whole.layers, self.num_groups, whole.widths, rows)) for rows in (0, 1))
-        return num_parameters(one) - num_parameters(none)
-
-    @cached_property
-    def bare_sizes(self) -> dict[tuple[int, int], int]:
-        """Parameters without neurons and tokens, by the numbers of removed key/value groups and of removed layers."""
-        return {
-            (groups, number): num_parameters(
-                self.child(Outline(depth.layers, self.num_groups - groups, [0] * len(depth.layers), 0))
-            )
-            for groups in (0, *self.head_options)
-            for number, depth in self.depths.items()
-        }
+        return Choice(heads, layers, kept, counted, float(self.damage[index]), self.formats[bits])
 
 
-def choose(space: Space, curves: Curves, limit: Limit, multiple_of: int) -> tuple[Choice, Outline]:
-    """The least predicted damage within the limit. ``multiple_of`` is halved where widths in such steps can't land there.
+def choose(space: Space, curves: Curves, limit: Limit, multiple_of: int, number: int = 1) -> tuple[list[Landed], Candidates]:
+    """The plans of least predicted damage within the limit, ``number`` of different shape at most, and what they were chosen from.
 
-    Raises UserError for a limit that is less than what can't go, or that nothing lands within 1 % below.
+    ``multiple_of`` is halved where widths in such steps can't land there. Raises UserError for a limit that is less than what
+    can't go, more than the largest that can be had, or that nothing lands within 1 % below.
     """
     nearest = 0
     while True:
-        for choice in _candidates(space, curves, limit, multiple_of):
-            outline = space.outline(choice, multiple_of)
-            size = limit.size(space.child(outline), space.dtype)
-            if LANDING * limit.most <= size <= limit.most:
-                return choice, outline
-            nearest = max(nearest, size)
+        found = candidates(space, curves, limit, multiple_of)
+        landed: list[Landed] = []
+        for choice in itertools.islice(_shapes(found, landed), TRIES):
+            plan = _fitted(space, limit, choice, multiple_of)
+            if plan is not None and LANDING * limit.most <= plan.size:
+                landed.append(plan)
+            nearest = max(nearest, plan.size if plan else 0)
+            if len(landed) == number:
+                break
+        if landed:
+            return landed, found
         if multiple_of == 1:
             raise UserError(
                 f"params.yaml: nothing lands within 1 % below {limit.said} ({limit.text(limit.most)});"
@@ -163,53 +99,157 @@ def choose(space: Space, curves: Curves, limit: Limit, multiple_of: int) -> tupl
         multiple_of //= 2
 
 
-def _candidates(space: Space, curves: Curves, limit: Limit, multiple_of: int) -> Iterator[Choice]:
-    """Every combination of heads, layers and neurons with all the tokens that then fit and about the landing's size, the
-    least damage first."""
-    sizes = space.vocabulary_sizes
-    least_counted = int(np.searchsorted(sizes, sizes[-1] - curves.vocabulary.most))
-    columns: list[NDArray[np.float64]] = []
-    smallest = np.inf
-    for groups in (0, *space.head_options):
-        for num_layers, depth in space.depths.items():
-            kept = space.neuron_counts(num_layers, multiple_of)
-            share = 1 - kept / sum(depth.widths)
-            known = share <= curves.neurons.most + 1e-8  # the curves' file holds eight digits
-            kept, share = kept[known], share[known]
-            fixed, unit = _fixed_size(space, limit, groups, num_layers)
-            left = limit.most - fixed - kept * space.per_neuron * unit
-            smallest = min(smallest, limit.most - left.max() + sizes[least_counted] * space.per_row * unit)
-            counted = np.searchsorted(sizes, left // (space.per_row * unit), side="right") - 1
-            size = limit.most - left + sizes[counted] * space.per_row * unit
-            # Headers shrink by some bytes when numbers lose a digit: who is just below the landing is looked at all the same.
-            fits = (counted >= least_counted) & (size >= (LANDING - 0.005) * limit.most)
-            damage = curves.heads.at(groups) + curves.layers.at(num_layers)
-            damage = damage + curves.neurons.at(share) + curves.vocabulary.at(sizes[-1] - sizes[np.maximum(counted, least_counted)])
-            rows = [np.full(kept.shape, groups), np.full(kept.shape, num_layers), kept, counted, damage]
-            columns.append(np.stack(rows)[:, fits])
+def _shapes(found: Candidates, landed: Sequence[Landed]) -> Iterator[Choice]:
+    """The candidates, without those that have the shape of one of ``landed``, which grows meanwhile."""
+    for index in range(len(found)):
+        choice = found[index]
+        if not any(_alike(choice, other.choice) for other in landed):
+            yield choice
+
+
+def _alike(one: Choice, other: Choice) -> bool:
+    """Whether formats, heads and layers are the same, and the neurons nearly."""
+    same = replace(one, num_kept_neurons=0, num_counted=0, damage=0.0) == replace(
+        other, num_kept_neurons=0, num_counted=0, damage=0.0
+    )
+    return same and abs(one.num_kept_neurons - other.num_kept_neurons) < ALIKE * max(one.num_kept_neurons, other.num_kept_neurons)
+
+
+def _fitted(space: Space, limit: Limit, choice: Choice, multiple_of: int) -> Landed | None:
+    """The choice with as many tokens less as it takes to be within the limit exactly; None where there are none to give."""
+    while choice.num_counted >= 0:
+        outline = space.outline(choice, multiple_of)
+        size = space.size(limit, outline, choice)
+        if size <= limit.most:
+            return Landed(choice, outline, size)
+        rows = -(-(size - limit.most) // max(space.per_row(limit, choice.formats), 1))
+        fewer = np.searchsorted(space.vocabulary_sizes, outline.num_rows - rows, side="right") - 1
+        choice = replace(choice, num_counted=min(int(fewer), choice.num_counted - 1))
+    return None
+
+
+@dataclass(frozen=True)
+class _Prices:
+    """What is known of sizes and damages beforehand, for every combination."""
+
+    space: Space
+    curves: Curves
+    limit: Limit
+    multiple_of: int
+    formats: Sequence[tuple[str, ...]]
+    rounding: NDArray[np.float64]  # damage, of each of ``formats``
+    tokens: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]  # places in ``formats`` of one embedding, its tokens' sizes
+    vocabulary: NDArray[np.float64]  # damage, over the tokens kept for their count
+    least_counted: int  # of them
+
+    @classmethod
+    def of(cls, space: Space, curves: Curves, limit: Limit, multiple_of: int) -> _Prices:
+        """For all that a space holds."""
+        sizes = space.vocabulary_sizes
+        formats = list(itertools.product(space.precisions, repeat=len(GROUPS))) if limit.in_bytes else [()]
+        rounding = np.array([sum(found.bits_per_byte for found in _roundings(curves, each)) for each in formats])
+        tokens = []
+        for name in space.precisions if limit.in_bytes else (None,):
+            places = [place for place, each in enumerate(formats) if not each or each[0] == name]
+            tokens.append((np.array(places), space.token_sizes(limit, name)))
+        least = int(np.searchsorted(sizes, sizes[-1] - curves.vocabulary.most))
+        return cls(space, curves, limit, multiple_of, formats, rounding, tokens, curves.vocabulary.at(sizes[-1] - sizes), least)
+
+    def of_cut(self, heads: int, layers: int) -> _OfCut:
+        """The candidates that lose so many heads and layers, and the range of sizes that these can have."""
+        kept = self.space.neuron_counts(layers, self.multiple_of)
+        share = 1 - kept / sum(self.space.depths[layers].widths)
+        known = share <= self.curves.neurons.most + 1e-8  # the curves' file holds eight digits
+        kept, share = kept[known], share[known]
+        cut = self.curves.heads.at(heads) + self.curves.layers.at(layers) + self.curves.neurons.at(share)
+        numbers, damages, ends = [], [], []
+        for places, sizes in self.tokens:
+            fixed = self.space.fixed_sizes(self.limit, heads, layers, kept, self.multiple_of, [self.formats[n] for n in places])
+            ends += [fixed.min() + sizes[self.least_counted], fixed.max() + sizes[-1]]
+            counted = np.searchsorted(sizes, self.limit.most - fixed, side="right") - 1  # (formats, neurons)
+            # Sizes here are right but for headers' bytes: what is just below the landing is looked at all the same.
+            near = fixed + sizes[counted] >= (LANDING - 0.005) * self.limit.most
+            row, column = np.nonzero((counted >= self.least_counted) & near)
+            tokens, bits = counted[row, column], places[row]
+            numbers.append(np.stack([np.full_like(bits, heads), np.full_like(bits, layers), kept[column], tokens, bits]))
+            damages.append(self.rounding[bits] + cut[column] + self.vocabulary[tokens])
+        damage = np.concatenate(damages)
+        best = np.argsort(damage, kind="stable")[:MOST]
+        return _OfCut(np.concatenate(numbers, axis=1)[:, best], damage[best], float(min(ends)), float(max(ends)))
+
+
+class _OfCut(NamedTuple):
+    numbers: NDArray[np.int64]  # heads, layers, kept, counted, bits
+    damage: NDArray[np.float64]
+    smallest: float
+    largest: float
+
+
+def candidates(space: Space, curves: Curves, limit: Limit, multiple_of: int) -> Candidates:
+    """Every combination of formats, heads, layers and neurons with all the tokens that then fit and about the landing's size.
+
+    Raises UserError where none can be small or large enough.
+    """
+    prices = _Prices.of(space, curves, limit, multiple_of)
+    cuts = [prices.of_cut(heads, layers) for heads, layers in itertools.product((0, *space.head_options), space.depths)]
+    _require_reachable(limit, min(cut.smallest for cut in cuts), max(cut.largest for cut in cuts))
+    numbers, damage = np.concatenate([cut.numbers for cut in cuts], axis=1), np.concatenate([cut.damage for cut in cuts])
+    order = np.lexsort((-numbers[2], damage))
+    heads, layers, kept, counted, bits = numbers[:, order]
+    return Candidates(heads, layers, kept, counted, bits, damage[order], prices.formats)
+
+
+def _roundings(curves: Curves, formats: Sequence[str]) -> Iterator[Damage]:
+    """What each group's rounding costs, in a format for each of GROUPS."""
+    return (curves.rounding[group][name] for group, name in zip(GROUPS, formats, strict=False) if group in curves.rounding)
+
+
+def _require_reachable(limit: Limit, smallest: float, largest: float) -> None:
     if smallest > limit.most:
         raise UserError(
             f"params.yaml: {limit.said} is less than what can't go ({limit.text(smallest)}: one part of every resource stays)"
         )
-    found = np.concatenate(columns, axis=1)
-    for column in found[:, np.lexsort((-found[2], found[4]))].T:
-        groups, num_layers, num_kept, num_counted = (int(value) for value in column[:4])
-        yield Choice(groups, num_layers, num_kept, num_counted, float(column[4]))
+    if largest < LANDING * limit.most:
+        raise UserError(
+            f"params.yaml: {limit.said} is more than the largest file that budget.precisions allow ({limit.text(largest)});"
+            " lower it"
+        )
 
 
-def _fixed_size(space: Space, limit: Limit, num_removed_groups: int, num_removed_layers: int) -> tuple[int, int]:
-    """What is left without neurons and tokens, in the limit's unit and never too low, and how many of it a parameter is."""
-    bare = space.bare_sizes[num_removed_groups, num_removed_layers]
-    if not limit.in_bytes:
-        return bare, 1
-    depth, num_groups = space.depths[num_removed_layers], space.num_groups - num_removed_groups
-    whole = space.child(Outline(depth.layers, num_groups, depth.widths, int(space.vocabulary_sizes[-1])))
-    header = weights_bytes(whole, space.dtype) - num_parameters(whole) * space.dtype.itemsize
-    return bare * space.dtype.itemsize + header, space.dtype.itemsize
+def num_equal(found: Candidates, chosen: Choice, space: Space, curves: Curves) -> int:
+    """How many candidates of another shape are predicted to hurt no more than ``chosen`` by the standard error of the difference.
+
+    That is the error of the two plans' damages to the same documents.
+    """
+    if not len(curves.document_bytes):
+        return 0
+    is_chosen = (found.heads == chosen.num_removed_groups) & (found.layers == chosen.num_removed_layers)
+    is_chosen &= (found.kept == chosen.num_kept_neurons) & (found.bits == found.formats.index(chosen.formats))
+    reference = _documents(found, np.nonzero(is_chosen)[0], space, curves)
+    total = 0
+    for part in np.array_split(np.nonzero(~is_chosen)[0], len(found) // CHUNK + 1):
+        error = ratio_error(_documents(found, part, space, curves) - reference, curves.document_bytes)
+        total += int((found.damage[part] - chosen.damage < error).sum())
+    return total
 
 
-def freed(space: Space, outline: Outline, parent_rows: int) -> dict[str, int]:
-    """Bytes of tensors that each kind frees: first the tokens, then layers, then heads, then neurons. They add up."""
+def _documents(found: Candidates, part: NDArray[np.int64], space: Space, curves: Curves) -> NDArray[np.float64]:
+    """The predicted damage (bits) of some candidates to each held-back document, (candidates, documents)."""
+    number, sizes = len(curves.document_bytes), space.vocabulary_sizes
+    uncut = np.array([sum(space.depths[layers].widths) for layers in found.layers[part].tolist()])
+    bits = np.array([[rounded.documents for rounded in _roundings(curves, each)] for each in found.formats])
+    return (
+        bits.reshape(len(found.formats), -1, number).sum(1)[found.bits[part]]
+        + curves.heads.documents_at(found.heads[part], number)
+        + curves.layers.documents_at(found.layers[part], number)
+        + curves.neurons.documents_at(1 - found.kept[part] / uncut, number)
+        + curves.vocabulary.documents_at(sizes[-1] - sizes[found.counted[part]], number)
+    )
+
+
+def freed(space: Space, outline: Outline, formats: Sequence[str], parent_rows: int) -> dict[str, int]:
+    """Bytes of tensors that each kind frees: first the tokens, then layers, heads and neurons, then fewer bits, group by group.
+    They add up."""
     everything, whole = space.depths[0].layers, space.depths[0].widths
     uncut = [whole[index] for index in outline.layers]
     steps: Sequence[tuple[str, Outline]] = (
@@ -219,5 +259,6 @@ def freed(space: Space, outline: Outline, parent_rows: int) -> dict[str, int]:
         ("heads", Outline(outline.layers, outline.num_groups, uncut, outline.num_rows)),
         ("MLP", outline),
     )
-    sizes = [num_parameters(space.child(step)) * space.dtype.itemsize for _, step in steps]
-    return {kind: before - after for (kind, _), before, after in zip(steps[1:], sizes, sizes[1:], strict=False)}
+    sizes = [space.stored_bytes(step) for _, step in steps]
+    cuts = {kind: before - after for (kind, _), before, after in zip(steps[1:], sizes, sizes[1:], strict=False)}
+    return {**cuts, **space.bytes_saved_by(outline, formats)}

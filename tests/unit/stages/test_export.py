@@ -35,6 +35,7 @@ def inputs(tmp_path_factory):
     for name, model in (("base", "base"), ("finetuned", "child")):
         evaluate.main(scoring(folder, model, name))
     artifacts.write_json(folder / "tuned_parent.json", {})
+    artifacts.write_json(folder / "plan.json", {"plan": None})
     artifacts.write_json(folder / "dataset.json", {"sources": {"us": {"name": "Our notes", "version": "3", "licence": "ours"}}})
     return folder
 
@@ -64,7 +65,7 @@ def scoring(folder, model, name):
 def run(folder, out, **changes):
     names = {"parent": "base.json", "child": "finetuned.json", "tuned-parent": "tuned_parent.json", "dataset": "dataset.json"}
     paths = {flag: folder / name for flag, name in names.items()} | {"model": folder / "child", "out": folder / out}
-    paths |= {"text": folder / "test.parquet"}
+    paths |= {"text": folder / "test.parquet", "plan": folder / "plan.json"}
     paths |= {"metrics": folder / f"{out}.json", "params": write_params(folder, **changes)}
     export.main([part for flag, path in paths.items() for part in (f"--{flag}", str(path))])
     return artifacts.read_json(folder / f"{out}.json")
@@ -95,6 +96,18 @@ def test_the_folder_runs_in_llama_cpp_and_says_what_it_is(inputs, capsys):
     assert "| bits per byte, test text | " in card
     assert "ollama create tiny-7m-my-notes" in card
     assert f"llama-cli -m {path}" in capsys.readouterr().out
+
+
+def test_a_plans_formats_replace_the_sections(inputs):
+    values = {"widths": [77, 77], "num_removed_layers": 0, "num_removed_key_value_heads": 0, "num_counted_tokens": 1}
+    sizes = {"vocab_size": 1, "num_parameters": 1, "checkpoint_bytes": 1, "file_bytes": 1}
+    formats = {**dict.fromkeys(GROUPS, "F16"), "mlp_in": "IQ4_NL"}
+    artifacts.write_json(inputs / "plan.json", {"plan": {**values, **sizes, "formats": formats}})
+    try:
+        metrics = run(inputs, "planned")
+    finally:
+        artifacts.write_json(inputs / "plan.json", {"plan": None})
+    assert metrics["formats"]["mlp_in"] == {"IQ4_NL": 4} and metrics["formats"]["query_key"] == {"F16": 4}
 
 
 def test_equal_runs_write_equal_bytes(inputs):

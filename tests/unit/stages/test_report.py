@@ -71,7 +71,7 @@ def test_page_and_figures_show_what_decided(tmp_path: Path) -> None:
         pages[planned] = (root / "metrics/report.html").read_text(encoding="utf-8")
         figures[planned] = (root / "metrics/figures/neuron_magnitudes.png").read_bytes()
     thresholds = ("ε = 0.1", "counts as quiet", "above the cut", ">embedding_threshold<", ">threshold<")
-    plans = ("Bytes freed by kind: MLP 100%", "not a threshold", "123 tokens that the budget", ">plan.num_counted_tokens<")
+    plans = ("Bytes freed by kind: MLP 75%", "not a threshold", "123 tokens that the budget", ">plan.num_counted_tokens<")
     assert [words for words in thresholds if words in pages[True] or words not in pages[False]] == []
     assert [words for words in plans if words in pages[False] or words not in pages[True]] == []
     assert figures[True] != figures[False]  # the dashed line
