@@ -224,10 +224,11 @@ def where_the_bytes_went(models: Mapping[str, Mapping[str, int]]) -> Picture:
     most = max(parts, key=saved.__getitem__)
     whole = sum(saved.values())
     share = f"{saved[most] / whole:.0%} of what was saved came from the {most}" if whole > 0 else "nothing was saved"
+    tokenizer = " A file's tokenizer and header count with the rest." if len(models) > 2 else ""
     return Picture(
         "where_the_bytes_went",
         "Where the bytes went",
-        f"Bytes by part of the model, of {_listed(list(models))}: {share}.",
+        f"Bytes by part of the model, of {_listed(list(models))}: {share}.{tokenizer}",
         f"Bytes by part, of {_listed(list(models))}: "
         + "; ".join(f"{part} {_listed([f'{sizes[part]:,}' for sizes in models.values()])}" for part in parts)
         + ".",

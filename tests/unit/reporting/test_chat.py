@@ -107,6 +107,10 @@ def test_the_default_child_is_the_file_and_the_checkpoint_where_none_was_exporte
     assert answered() == (exported, of_file)
     assert answered("--exported", str(chat.EXPORTED)) == (exported, of_file)
     assert answered("--model", str(child)) == (unrounded, of_checkpoint)
+    (invitation,) = spoken("", monkeypatch, "--invite")
+    assert invitation.startswith(
+        f"{exported.removeprefix('The child is ').removesuffix('.')}: talk to it with make chat, or llama-cli"
+    )
     file.unlink()
     with pytest.raises(UserError, match="data/export: holds 0 GGUF files"):
         chat.main([])

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.exporting import chat_template, companions
+from minigpts.exporting import chat_template, companions, read_back
 from minigpts.model import checkpoint
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.groups import GROUPS, group_of
@@ -150,9 +151,22 @@ def test_bad_settings_are_one_line_and_lose_nothing(inputs, changes, message):
     assert {path.name: path.read_bytes() for path in (inputs / "kept").iterdir()} == before
 
 
-def test_a_folder_without_the_file_is_one_line(inputs, tmp_path):
-    with pytest.raises(UserError, match="holds 0 GGUF files"):
-        evaluate_exported.main([*scoring(inputs, "child", "missing"), "--exported", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ((), "holds 0 GGUF files, expected one"),
+        (("a.gguf", "b.gguf"), "holds 2 GGUF files, expected one"),
+        ((checkpoint.SKIPPED,), "no file was exported; set export.formats"),
+    ],
+)
+def test_a_folder_without_the_one_file_is_one_line(inputs, tmp_path, files, message):
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=message):
+        read_back.load_model(tmp_path, inputs / "child", torch.float32)
+    if checkpoint.SKIPPED not in files:
+        with pytest.raises(UserError, match=message):
+            evaluate_exported.main([*scoring(inputs, "child", "missing"), "--exported", str(tmp_path)])
 
 
 @pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if family != "opt"])
