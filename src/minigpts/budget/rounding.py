@@ -29,13 +29,12 @@ from minigpts.model.weights import WEIGHTS, StoredWeights, read_tensors, write_t
 from minigpts.quantization.blocks import Blocks
 from minigpts.quantization.formats import FORMATS, BlockFormat
 from minigpts.quantization.groups import formats_of, row_length
-from minigpts.quantization.layerwise import LOOKUP, rounded_weights
+from minigpts.quantization.layerwise import LOOKUP, pulled, rounded_weights
 from minigpts.quantization.rounding import rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-RIDGE = 0.01  # added to the inputs' sums of squares, relative to them, so that they can be inverted
 SWEEPS = 1  # of the improvements behind the compensation: more gain a few percent, at twice the time
 
 
@@ -136,7 +135,7 @@ def _rounded(
     stored: StoredWeights, spec: ArchitectureSpec, formats: Mapping[str, Sequence[BlockFormat]], gram: Tensor
 ) -> Iterator[tuple[str, BlockFormat, Blocks]]:
     """The tensors that share their inputs, those of one format stacked: the cost of a format's inverse is paid once."""
-    total = gram + torch.diag(RIDGE * gram.diagonal() + 1e-6 * gram.diagonal().mean() + 1e-30)
+    total = pulled(gram).float()
     for block_format in dict.fromkeys(found for each in formats.values() for found in each):
         names = [name for name in formats if block_format in formats[name]]
         weights = [_rows(stored, spec, name).to(gram.device, torch.float32) for name in names]

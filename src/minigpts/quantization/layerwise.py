@@ -11,8 +11,8 @@ linear layers, and one linear layer's sums.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -97,11 +97,12 @@ def _rounded_outside(
         if name == embedding and head in stored:
             cost = torch.eye(weight.shape[1], device=tokens.device)
         else:
-            cost = _pulled(gram / gram.diagonal().mean() + LOOKUP * torch.eye(size, device=tokens.device)).float()
+            cost = pulled(gram / gram.diagonal().mean() + LOOKUP * torch.eye(size, device=tokens.device)).float()
         yield name, rounded(weight, formats[name], cost)
 
 
-def _pulled(gram: Tensor) -> Tensor:
+def pulled(gram: Tensor) -> Tensor:
+    """Σ x xᵀ (in, in) with the pull of a weight towards itself: the cost that it is rounded under, and positive definite."""
     return gram + torch.diag(RIDGE * gram.diagonal() + 1e-6 * gram.diagonal().mean() + 1e-30)
 
 
@@ -110,14 +111,26 @@ def _advance_noting(
 ) -> dict[str, list[Tensor]]:
     """Run the unrounded layer on every batch in place. Returns what each of ``modules`` is given, (tokens, in_features) a batch."""
     noted: dict[str, list[Tensor]] = {module: [] for module in modules}
-    with ExitStack() as hooks:
-        for module in modules:
-            note = noted[module].append
-            hooks.enter_context(
-                hooked(layer.get_submodule(module), lambda _, inputs, __, note=note: note(inputs[0].flatten(0, -2)))
-            )
+
+    def note(module: str, given: Tensor) -> None:
+        noted[module].append(given.flatten(0, -2))
+
+    with _watching(layer, modules, note):
         advance(layer, stream, calls)
     return noted
+
+
+@contextmanager
+def _watching(layer: nn.Module, modules: Iterable[str], note: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Inside, ``note`` gets the name of each of ``modules`` that is called, and what it is given."""
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda _, inputs, __: note(name, inputs[0])
+
+    with ExitStack() as hooks:
+        for name in modules:
+            hooks.enter_context(hooked(layer.get_submodule(name), hook(name)))
+        yield
 
 
 def _rounded_group(
@@ -135,7 +148,7 @@ def _rounded_group(
         given = given_to(child, modules[0], hidden, call).flatten(0, -2)
         gram += given.T @ given
         cross += meant.T @ given
-    total = _pulled(gram)
+    total = pulled(gram)
     # argmin_V Σ‖W y − V x‖² + the pull to W, x being what is given and y what is meant: V = W (Σ y xᵀ + pull) total⁻¹.
     towards = torch.linalg.solve(total, (cross + total - gram).T).T.float()
     for module in modules:
@@ -167,8 +180,6 @@ def _sharing_inputs(layer: nn.Module, modules: Iterable[str], hidden: Tensor, ca
             groups.append((given, [name]))
 
     args, kwargs = call
-    with ExitStack() as hooks:
-        for name in modules:
-            hooks.enter_context(hooked(layer.get_submodule(name), lambda _, inputs, __, name=name: note(name, inputs[0])))
+    with _watching(layer, modules, note):
         layer(hidden, *args, **kwargs)
     return [names for _, names in groups]
