@@ -1,7 +1,8 @@
 """The learning rate that suits this child: a few short trials from the same weights on the same rows, before the run itself.
 
 Which rate a child bears depends on how large its weights are and on how much of what it knew is left: between two parents it
-differs by a factor of ten. So the first rate tried is relative to the weights, and trials lead from there to the best one.
+differs by a factor of ten. So the first rate tried is relative to the weights, and trials lead from there. The best rate of a few
+steps is too high for many, as noise adds up: of the rates that do nearly as well in the trials, the run takes the lowest.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ START = 1e-3  # the first rate tried, in units of the weights' root mean square
 FACTOR = 2.0  # between neighbouring rates
 SHARE_OF_STEPS = 0.035  # of the run, that one trial takes
 LEAST_STEPS = 4
+NEARLY = 0.85  # of the best trial's gain over no tuning: the lowest rate that has as much is taken
 CHARACTERS = 8000  # of validation text that a trial is scored on, at least
 MOST = 8  # trials
 
@@ -49,17 +51,18 @@ def find_rate(
     state: Path,
     teacher: Teacher | None = None,
 ) -> tuple[float, dict[float, float]]:
-    """The best learning rate for the checkpoint ``folder``, and the validation bits per byte after a trial of each rate tried.
+    """The learning rate for the checkpoint ``folder``, and the validation bits per byte after a trial of each rate tried.
 
-    A trial tunes the checkpoint in fp32 on ``sequences`` (num_sequences, 2, sequence_length), as the run will. What it gave is
-    kept in ``state``, so that a killed search goes on where it was.
+    Rate 0 stands for no tuning. A trial tunes the checkpoint in fp32 on ``sequences`` (num_sequences, 2, sequence_length), as the
+    run will. What it gave is kept in ``state``, so that a killed search goes on where it was.
     """
     tried = resuming.read_trials(state)
     first = starting_rate(checkpoint.StoredWeights(folder), spec_for(checkpoint.load_config(folder).model_type).layers)
     with tqdm(desc="finding the learning rate", unit="trial", disable=None) as bar:
         for rate in rates_to_try(first, tried):
             model = checkpoint.load_model(folder, torch.float32)
-            tried[rate] = _try(model, sequences, validation, replace(recipe, learning_rate=rate), runtime, state, teacher)
+            trial = replace(recipe, learning_rate=rate or None)  # 0: no tuning
+            tried[rate] = _try(model, sequences, validation, trial, runtime, state, teacher)
             del model
             gc.collect()  # a Trainer is a cycle, and holds the model's size four times over
             if PartialState().is_main_process:
@@ -76,30 +79,30 @@ def starting_rate(weights: Mapping[str, torch.Tensor], layers: str) -> float:
 
 
 def rates_to_try(first: float, tried: Mapping[float, float]) -> Iterator[float]:
-    """The rates still to be tried, each after ``tried`` has the one before: down from ``first`` while that helps, else up.
-
-    It ends when the best one has a worse neighbour on either side.
-    """
-    for _ in range(MOST):
-        place = round(math.log(_lowest(tried) / first, FACTOR)) if tried else 0
-        rate = next((rate for step in (0, -1, 1) if (rate := first * FACTOR ** (place + step)) not in tried), None)
-        if rate is None or len(tried) >= MOST:
+    """The rates still to be tried, each after ``tried`` has the one before: 0, ``first``, and from there on those below the rate
+    that would be taken and those above the best one, until either has a neighbour that is tried."""
+    yield from (rate for rate in (0.0, first) if rate not in tried)
+    while len(tried) <= MOST:  # 0 is no trial
+        below, above = best_rate(tried) / FACTOR, _lowest(tried) * FACTOR
+        rate = next((rate for rate in (below, above) if not _has(tried, rate)), None)
+        if rate is None:
             return
-        yield rate
+        yield float(f"{rate:.3g}")
 
 
 def best_rate(tried: Mapping[float, float]) -> float:
-    """Where a parabola through the lowest point and its neighbours, over the logarithm of the rate, is lowest."""
-    lowest = _lowest(tried)
-    below, at, above = (tried.get(rate) for rate in (lowest / FACTOR, lowest, lowest * FACTOR))
-    shift = 0.0
-    if below is not None and above is not None and at is not None and math.isfinite(below + above) and below + above > 2 * at:
-        shift = (below - above) / (below - 2 * at + above) / 2
-    return float(f"{lowest * FACTOR**shift:.1e}")
+    """The lowest rate whose gain over rate 0 is :data:`NEARLY` the best one's; the lowest of all where no rate gains anything."""
+    gains = {rate: tried[0.0] - score for rate, score in tried.items() if rate > 0}
+    most = max(gains.values())
+    return min(rate for rate, gain in gains.items() if most <= 0 or gain >= NEARLY * most)
 
 
 def _lowest(tried: Mapping[float, float]) -> float:
-    return min(tried, key=lambda rate: (tried[rate], rate))  # where all of them ruin the child, lower ones are left
+    return min((rate for rate in tried if rate > 0), key=lambda rate: (tried[rate], rate))
+
+
+def _has(tried: Mapping[float, float], rate: float) -> bool:
+    return any(math.isclose(rate, other, rel_tol=0.01) for other in tried)
 
 
 def _try(
@@ -114,7 +117,8 @@ def _try(
     """Bits per byte on a part of the validation text after a run of a few steps, from warm-up to the cosine's end."""
     whole = recipe.steps(len(sequences) * recipe.sequence_length)
     steps = min(whole, max(LEAST_STEPS, round(SHARE_OF_STEPS * whole)))
-    tune(model, sequences, recipe, runtime, state, steps, teacher)
+    if recipe.learning_rate:
+        tune(model, sequences, recipe, runtime, state, steps, teacher)
     with deterministic():
         model.eval()
         result = language_modeling.score(
