@@ -36,7 +36,7 @@ START = 1e-3  # the first rate tried, in units of the weights' root mean square
 FACTOR = 2.0  # between neighbouring rates
 SHARE_OF_STEPS = 0.035  # of the run, that one trial takes
 LEAST_STEPS = 4
-NEARLY = 0.85  # of the best trial's gain over no tuning: the lowest rate that has as much is taken
+NEARLY = 0.8  # of the best trial's gain over no tuning: the lowest rate that has as much is taken
 CHARACTERS = 8000  # of validation text that a trial is scored on, at least
 MOST = 8  # trials
 
