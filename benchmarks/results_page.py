@@ -38,7 +38,6 @@ BLOCKS: dict[str, Callable[[Sources], str]] = {
     **{f"{criterion} + refit, untuned": tables.leader(criterion) for criterion in ("taylor", "wanda")},
     "perplexity over the tuned parent's": tables.over_tuned_parent,
     "accuracy below the tuned parent's": tables.accuracy_below_tuned_parent,
-    "tokens to the parent's bits per byte": tables.tokens_to_parent,
     "fine-tuning": tables.ratio("fine-tuning the child: tokens/s"),
 }
 

@@ -278,11 +278,6 @@ def accuracy_below_tuned_parent(sources: Sources) -> str:
     return f"{points(child['acc'] - parent['acc'])} points (± {100 * parent['acc_stderr']:.1f})"
 
 
-def tokens_to_parent(sources: Sources) -> str:
-    """The tokens after which the default child had its parent's bits per byte on validation text."""
-    return f"{sources.metrics('summary')['recovered_at_tokens']:,}"
-
-
 def ratio(beginning: str) -> Callable[[Sources], str]:
     """The figure of the row of `make bench` that begins so."""
     return lambda sources: next(row["measured"] for row in sources.rows("ratios.csv") if row["what"].startswith(beginning))
