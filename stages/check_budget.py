@@ -1,5 +1,5 @@
-"""Checks the budget, and says whether there is one and which formats it allows; measure_damage knows no more of it, so another
-target measures nothing anew."""
+"""Checks budget and export, and says whether there is a budget and which formats it allows; measure_damage knows no more of it, so
+another target measures nothing anew."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
+from minigpts.exporting.params import ExportParams
+from minigpts.model import checkpoint
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.formats import FORMATS
 
@@ -48,16 +50,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Check the target against the parent, and write whether there is one, and the formats whose damage it needs."""
     arguments = params.flags(argv, __doc__, FLAGS)
     settings = params.read(arguments.params, Params, "budget")
+    exported = params.read(arguments.params, ExportParams, "export")
     precisions = list(settings.precisions) if settings.target_megabytes is not None else []
+    config = checkpoint.load_config(arguments.model)
+    if exported.formats or precisions:
+        from minigpts.exporting.architectures import architecture_of
+
+        architecture_of(config)  # what can't be exported is refused before anything is tuned
     if settings.is_set:
         from minigpts.budget.space import Limit, require_rows
-        from minigpts.exporting.architectures import architecture_of
-        from minigpts.model.checkpoint import load_config
         from minigpts.model.families import spec_for
 
-        stored, config = StoredWeights(arguments.model), load_config(arguments.model)
+        stored = StoredWeights(arguments.model)
         if precisions:
-            architecture_of(config)
             require_rows(precisions, stored.shapes, spec_for(config.model_type))
         Limit.of(stored, settings.target_size_reduction, settings.target_megabytes)
     artifacts.write_json(arguments.out, {"budget": settings.is_set, "precisions": precisions})

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from minigpts import artifacts, params
 from minigpts.budget import plan
 from minigpts.corpus.settings import Settings
 from minigpts.errors import exit_cleanly
+from minigpts.exporting.params import SEQUENCE_LENGTH, ExportParams
 from minigpts.importing.source import ModelSource
 from minigpts.model import checkpoint
-from minigpts.params import require
 from minigpts.quantization.params import Precision
 
 if TYPE_CHECKING:
@@ -34,18 +33,7 @@ FLAGS = {
 }
 
 
-@dataclass(frozen=True)
-class Params:
-    """The ``export`` section."""
-
-    formats: tuple[Literal["gguf"], ...]  # files to write; an empty list writes none
-    tokens: int  # of calibration text that rounding is fitted to
-    sequence_length: int  # tokens in one packed sequence of it
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.sequence_length >= 2, "export.sequence_length must be ≥ 2", self.sequence_length)
-        require(self.tokens >= self.sequence_length, "export.tokens must be ≥ export.sequence_length", self.tokens)
+Params = ExportParams  # the export section
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -100,9 +88,11 @@ def _rounded(
     config, stored = checkpoint.load_config(directory), StoredWeights(directory)
     formats = {name: found for name, found in formats_of(config.model_type, stored.shapes, wanted).items() if found.levels}
     yield from ((name, tensor) for name, tensor in stored.items() if name not in formats)
-    packing.require_positions(config, settings.sequence_length, "export.sequence_length")
     tokenizer = checkpoint.load_fast_tokenizer(directory)
-    tokens = torch.from_numpy(packing.pack_texts(tokenizer, config, texts, settings.sequence_length, settings.tokens))
+    documents = list(packing.encode_lazily(tokenizer, texts))
+    length = min(SEQUENCE_LENGTH, config.max_position_embeddings, sum(map(len, documents)))
+    around = packing.boundaries(tokenizer, config)
+    tokens = torch.from_numpy(packing.pack_stream(documents, around, length, settings.tokens))
     spec = spec_for(config.model_type)
     for name, blocks in rounded_weights(stored, config, spec, formats, tokens.to(device(machine))):
         yield name, blocks.packed()

@@ -44,6 +44,7 @@ TINY = {
     "finetune.sequence_length": 32,
     "finetune.max_tokens": 60 * 64,  # 60 steps
     "finetune.evaluations": 3,  # after 20, 40 and 60
+    "export.tokens": 512,
     "evaluate.sequence_length": 64,
     "report.max_new_tokens": 4,
     "runtime.batch_tokens": 512,

@@ -71,7 +71,11 @@ def refused(folder, tmp_path, monkeypatch) -> Callable[..., str]:
         ("prune_neurons", {"prune_neurons": [1]}, "params.yaml: section 'prune_neurons' must be a mapping, got [1]"),
         ("prune_embeddings", {"embedding_threshold": 1.5}, "params.yaml: embedding_threshold must be ≥ 0 and < 1, got 1.5"),
         ("measure_damage", {"damage.tokens": 0}, "params.yaml: damage.tokens must be ≥ 1, got 0"),
-        ("check_budget", {"budget.target_megabytes": 1e6}, "params.yaml: budget.target_megabytes 1e+06 is no less than"),
+        (
+            "check_budget",
+            {"budget.target_size_reduction": 2},
+            "params.yaml: budget.target_size_reduction must be > 0 and < 1, got 2.0",
+        ),
         ("plan_budget", {"budget.target_megabytes": "x"}, "params.yaml: budget.target_megabytes must be a number, got 'x'"),
         (
             "profile_activations",

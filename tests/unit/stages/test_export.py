@@ -45,7 +45,7 @@ def write_params(folder, **changes):
         "model": {**ROOT_PARAMS["model"], "member": "x/Tiny-7M.Q4_1.gguf"},
         "dataset": {**ROOT_PARAMS["dataset"], "source": "notes/My Notes.jsonl"},
         "precision": {**dict.fromkeys(GROUPS, "Q8_0"), **{name: changes[name] for name in changes if name in GROUPS}},
-        "export": {"tokens": 96, "sequence_length": 24, "formats": changes.get("formats", ["gguf"])},
+        "export": {"tokens": 512, "formats": changes.get("formats", ["gguf"])},
         "evaluate": {"sequence_length": 64},
         "runtime": {"batch_tokens": 400, "num_threads": None},
     }

@@ -1,0 +1,22 @@
+"""The ``export`` section of params.yaml. No torch here: a wrong value is refused at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from minigpts.params import require
+
+SEQUENCE_LENGTH = 512  # tokens in one packed sequence of calibration text, at most
+
+
+@dataclass(frozen=True)
+class ExportParams:
+    """What is written, and how much text its weights are rounded for."""
+
+    formats: tuple[Literal["gguf"], ...]  # files to write; an empty list writes none
+    tokens: int  # of calibration text that rounding is fitted to
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.tokens >= SEQUENCE_LENGTH, f"export.tokens must be ≥ {SEQUENCE_LENGTH}", self.tokens)
