@@ -144,7 +144,7 @@ def test_killed_in_trials_and_after_a_fall_it_resumes_to_the_bit(tmp_path, rank,
     command = [sys.executable, "-m", "tests.unit.stages.finetune_killed", str(folder), *RUINOUS, "", *points]
     ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert artifacts.read_json(folder / "out/finetune.json")["learning_rate_falls"] >= 1
+    assert artifacts.read_json(folder / "out/finetune.json")["learning_rate_falls"] >= (rank == 0)  # adapters bear it
     results = json.loads(ran.stdout.splitlines()[-1])
     in_peace = results.pop("")
     assert in_peace["steps"] == 2 * (2 * 4 + 14)
