@@ -52,18 +52,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = params.read(arguments.params, Params, "budget")
     exported = params.read(arguments.params, ExportParams, "export")
     precisions = list(settings.precisions) if settings.target_megabytes is not None else []
-    config = checkpoint.load_config(arguments.model)
     if exported.formats or precisions:
         from minigpts.exporting.architectures import architecture_of
 
-        architecture_of(config)  # what can't be exported is refused before anything is tuned
+        # What can't be exported is refused before anything is tuned.
+        architecture_of(checkpoint.load_config(arguments.model))
     if settings.is_set:
         from minigpts.budget.space import Limit, require_rows
         from minigpts.model.families import spec_for
 
         stored = StoredWeights(arguments.model)
         if precisions:
-            require_rows(precisions, stored.shapes, spec_for(config.model_type))
+            require_rows(precisions, stored.shapes, spec_for(checkpoint.load_config(arguments.model).model_type))
         Limit.of(stored, settings.target_size_reduction, settings.target_megabytes)
     artifacts.write_json(arguments.out, {"budget": settings.is_set, "precisions": precisions})
 
