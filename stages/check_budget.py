@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     exported = params.read(arguments.params, ExportParams, "export")
     precisions = list(settings.precisions) if settings.target_megabytes is not None else []
     if exported.formats or precisions:
-        from minigpts.exporting.architectures import architecture_of
+        from minigpts.gguf_layout.architectures import architecture_of
 
         # What can't be exported is refused before anything is tuned.
         architecture_of(checkpoint.load_config(arguments.model))

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Find the file and run the stage `evaluate` on it; write no metrics where none was exported."""
     arguments = params.flags(argv, __doc__, FLAGS)
 
-    from minigpts.exporting import read_back
+    from minigpts.gguf_layout import read_back
 
     load, file = partial(read_back.load_model, arguments.exported), read_back.file_in(arguments.exported)
     evaluate.run(arguments, arguments.exported, load, file)

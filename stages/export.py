@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from minigpts.exporting import export
     from minigpts.exporting.general_section import Provenance
+    from minigpts.reporting import card
 
     columns = {
         "parent": artifacts.read_json(args.parent),
@@ -65,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = precision.by_group() if planned is None or planned.formats is None else planned.formats
     texts = artifacts.read_table(args.text, ["text"])["text"]
     sources = artifacts.read_json(args.dataset)["sources"].values()
-    metrics = export.write(
-        args.out, args.model, origin, wanted, _rounded(args.model, wanted, texts, settings, machine), columns, sources
-    )
+    weights = _rounded(args.model, wanted, texts, settings, machine)
+    describe = partial(card.render, origin=origin, models=columns, sources=sources, checkpoint=args.model)
+    metrics = export.write(args.out, args.model, origin, wanted, weights, describe)
     artifacts.write_json(args.metrics, metrics)
     print(f"{args.out / metrics['file']}: {metrics['megabytes']:.1f} MB; talk to it: llama-cli -m {args.out / metrics['file']}")
 

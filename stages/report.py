@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     values = params.read(args.params, Params, "report", top_level=("threshold", "embedding_threshold"))
 
     from minigpts.budget import plan
-    from minigpts.exporting import read_back
+    from minigpts.gguf_layout import read_back
     from minigpts.reporting import chat, page, samples, summary, tokens
 
     metrics = {name: artifacts.read_json(args.metrics / f"{name}.json") for name in METRICS}

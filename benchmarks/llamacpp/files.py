@@ -13,10 +13,11 @@ import torch
 
 from benchmarks.llamacpp import library, quantize_model
 from benchmarks.llamacpp.importance import calibration_tokens, of_checkpoint
-from minigpts.exporting import gguf_file, read_back
-from minigpts.exporting.architectures import architecture_of
-from minigpts.exporting.places import places
+from minigpts.exporting import gguf_file
 from minigpts.exporting.tokenizer_section import tokenizer_section
+from minigpts.gguf_layout import read_back
+from minigpts.gguf_layout.architectures import architecture_of
+from minigpts.gguf_layout.places import places
 from minigpts.model import checkpoint
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.formats import format_of

@@ -1,1 +1,1 @@
-"""The child as a file that people run: GGUF for llama.cpp and Ollama, read back to be scored, with its model card."""
+"""The child as a file that people run: GGUF for llama.cpp and Ollama, with its Modelfile."""

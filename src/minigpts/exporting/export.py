@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpts import artifacts
-from minigpts.exporting import companions, gguf_file
+from minigpts.exporting import gguf_file
 from minigpts.exporting.general_section import Provenance, general_section
 from minigpts.exporting.gguf_file import Layout
 from minigpts.exporting.hyperparameters import Fields
+from minigpts.exporting.modelfile import modelfile
 from minigpts.exporting.tokenizer_section import tokenizer_section
 from minigpts.model import checkpoint
 from minigpts.model.weights import Shapes, StoredWeights, num_parameters
 from minigpts.quantization.formats import BlockFormat, PackedWeight
-from minigpts.quantization.groups import GROUPS, MEANINGS, formats_of, group_of, row_length
+from minigpts.quantization.groups import GROUPS, formats_of, group_of, row_length
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +36,12 @@ def write(
     origin: Provenance,
     wanted: Mapping[str, str],
     weights: Iterable[tuple[str, torch.Tensor | PackedWeight]],
-    columns: Mapping[str, Mapping[str, Any]],
-    sources: Iterable[Mapping[str, str]],
+    card: Callable[[dict[str, Any]], str],
 ) -> dict[str, Any]:
     """Write the folder ``out`` from the checkpoint in ``directory``, and return the stage's metrics.
 
-    ``wanted`` are formats by group, ``weights`` the checkpoint's tensors packed in them, ``columns`` and ``sources`` the card's.
+    ``wanted`` are formats by group, ``weights`` the checkpoint's tensors packed in them; ``card`` makes
+    the model card of the metrics.
     Raises UserError, before anything is written, for a model or a tokenizer that llama.cpp can't hold.
     """
     config, shapes = checkpoint.load_config(directory), StoredWeights(directory).shapes
@@ -50,9 +51,8 @@ def write(
         folder.mkdir()
         layout = gguf_file.write(folder / file, config, shapes, formats, fields, weights)
         described = {**metrics(config.model_type, shapes, wanted, layout), "file": file}
-        run = companions.Run(origin, file, layout.num_bytes, _in_words(described["formats"]), columns, tuple(sources))
-        (folder / "README.md").write_text(companions.card(run, directory), encoding="utf-8")
-        ollama = companions.modelfile(directory, file, config.max_position_embeddings)
+        (folder / "README.md").write_text(card(described), encoding="utf-8")
+        ollama = modelfile(directory, file, config.max_position_embeddings)
         (folder / "Modelfile").write_text(ollama, encoding="utf-8")
     return described
 
@@ -83,7 +83,3 @@ def metrics(model_type: str, shapes: Shapes, wanted: Mapping[str, str], layout: 
 def _fallback(group: str, wanted: str, used: BlockFormat, length: int) -> list[str]:
     """The sentence for a weight that isn't in its group's format."""
     return [] if used.name == wanted else [f"{group}: {used.name} for {wanted}, whose blocks don't divide rows of {length}"]
-
-
-def _in_words(formats: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
-    return {MEANINGS[group]: ", ".join(used) for group, used in formats.items()}

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from minigpts import artifacts
-from minigpts.exporting.architectures import architecture_of
 from minigpts.exporting.hyperparameters import Fields, hyperparameters, rope_factors
-from minigpts.exporting.places import Place, places
+from minigpts.gguf_layout.architectures import architecture_of
+from minigpts.gguf_layout.places import Place, places
 from minigpts.model.weights import Shapes
 from minigpts.quantization.formats import FORMATS, BlockFormat, PackedWeight, num_bytes
 

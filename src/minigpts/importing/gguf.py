@@ -1,6 +1,6 @@
 """Reads a llama.cpp GGUF file: weights, config, tokenizer and chat template of a Llama, from its metadata alone.
 
-Where each tensor lies is told in :mod:`minigpts.exporting.places`; an absent ``output.weight`` means a tied head.
+Where each tensor lies is told in :mod:`minigpts.gguf_layout.places`; an absent ``output.weight`` means a tied head.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpts.errors import UserError, blaming
-from minigpts.exporting.architectures import LLAMA
-from minigpts.exporting.places import places
-from minigpts.exporting.read_back import values
+from minigpts.gguf_layout.architectures import LLAMA
+from minigpts.gguf_layout.places import places
+from minigpts.gguf_layout.read_back import values
 from minigpts.importing.imported import ImportedModel, describe
 from minigpts.importing.requirements import Origins
 from minigpts.model import checkpoint

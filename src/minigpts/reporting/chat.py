@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpts.errors import UserError, exit_cleanly
-from minigpts.exporting import read_back
+from minigpts.gguf_layout import read_back
 from minigpts.model import checkpoint, packing
 from minigpts.model.weights import WEIGHTS
 from minigpts.reporting.captions import size

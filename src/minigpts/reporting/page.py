@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from minigpts.quantization.groups import MEANINGS
@@ -13,6 +12,7 @@ from minigpts.reporting import style
 from minigpts.reporting.captions import MISSING, NUMBERS, Number, decimal, flatten, percent, short, size, text
 from minigpts.reporting.figures import Picture
 from minigpts.reporting.summary import Metrics, child_of, findings
+from minigpts.reporting.templates import template
 
 TEMPLATE = "page.html.jinja"
 STOPPED = {  # finetune's stop_reason, in words
@@ -62,18 +62,9 @@ TILES = (  # key of the evaluations, label, format
 
 def render(run: Run) -> str:
     """The page as HTML. Everything that comes from data is escaped; there are no scripts and nothing to fetch."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     dataset = run.metrics["dataset"]
     width, height = style.pixels()
-    return environment.get_template(TEMPLATE).render(
+    return template(TEMPLATE).render(
         findings=findings(run.metrics["base"], child_of(run.metrics), run.metrics["tuned_parent"]),
         tiles=[_tile(run, *tile) for tile in TILES],
         columns=[EVALUATIONS[name] for name in _measured(run)],

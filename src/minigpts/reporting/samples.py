@@ -23,7 +23,7 @@ def continuations(directory: Path, prompts: Sequence[str], max_new_tokens: int, 
         return []
     import torch
 
-    from minigpts.exporting import read_back
+    from minigpts.gguf_layout import read_back
 
     load = checkpoint.load_model if exported is None else partial(read_back.load_model, exported)
     model = load(directory, torch.float32)

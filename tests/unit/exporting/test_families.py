@@ -7,8 +7,9 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from minigpts.errors import UserError
-from minigpts.exporting import gguf_file, read_back
+from minigpts.exporting import gguf_file
 from minigpts.exporting.tokenizer_section import tokenizer_section
+from minigpts.gguf_layout import read_back
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights

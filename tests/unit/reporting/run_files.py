@@ -111,7 +111,7 @@ def write_export(out: Path, child: Path, weights: Path) -> Path:
     """An exported file of ``child`` in half precision, with the weights of the checkpoint ``weights``; gives the file."""
     origin = Provenance("Tiny", None, None, None, "notes", 1, 2)
     wanted = dict.fromkeys(GROUPS, "F16")
-    return out / export.write(out, child, origin, wanted, StoredWeights(weights).items(), {}, ())["file"]
+    return out / export.write(out, child, origin, wanted, StoredWeights(weights).items(), str)["file"]
 
 
 def write_run(root: Path, planned: bool = False, exported: bool = True) -> list[str]:

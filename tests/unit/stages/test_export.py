@@ -8,7 +8,9 @@ import yaml
 
 from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.exporting import chat_template, companions, read_back
+from minigpts.exporting import chat_template
+from minigpts.exporting.modelfile import modelfile
+from minigpts.gguf_layout import read_back
 from minigpts.model import checkpoint
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.groups import GROUPS, group_of
@@ -216,7 +218,7 @@ def test_ollamas_template_writes_what_the_checkpoints_does(tmp_path, template, s
     found = chat_template.ollama_template(model)
     for chat in chats:
         assert as_ollama(found, chat) == tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    lines = companions.modelfile(model, "x.gguf", 256)
+    lines = modelfile(model, "x.gguf", 256)
     assert lines.startswith('FROM ./x.gguf\nTEMPLATE """{{ range')
     assert 'PARAMETER stop "<|im_end|>"' in lines
     assert "PARAMETER num_ctx 256" in lines
@@ -225,6 +227,6 @@ def test_ollamas_template_writes_what_the_checkpoints_does(tmp_path, template, s
 def test_a_checkpoint_without_a_template_has_neither(tmp_path):
     model = tiny.write_checkpoint(tmp_path / "checkpoint")
     (model / "chat_template.jinja").unlink()
-    assert companions.modelfile(model, "x.gguf", 9999).splitlines() == [
+    assert modelfile(model, "x.gguf", 9999).splitlines() == [
         *("FROM ./x.gguf", "PARAMETER temperature 0.3", "PARAMETER repeat_penalty 1.1", "PARAMETER num_ctx 4096")
     ]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minigpts.errors import UserError, blaming
-from minigpts.exporting.architectures import architecture_of
-from minigpts.exporting.places import Place, places
+from minigpts.gguf_layout.architectures import architecture_of
+from minigpts.gguf_layout.places import Place, places
 from minigpts.model import checkpoint
 from minigpts.model.weights import Shapes, StoredWeights
 
