@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     describe = partial(card.render, origin=origin, models=columns, sources=sources, checkpoint=args.model)
     metrics = export.write(args.out, args.model, origin, wanted, weights, describe)
     artifacts.write_json(args.metrics, metrics)
-    print(f"{args.out / metrics['file']}: {metrics['megabytes']:.1f} MB; talk to it: llama-cli -m {args.out / metrics['file']}")
+    print(f"{args.out / metrics['file']}: {metrics['megabytes']:.1f} MB")
 
 
 def _rounded(

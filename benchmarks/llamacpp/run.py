@@ -137,11 +137,12 @@ class LlamaCpp:
         self.library.llama_free(self.handle)
         self.library.llama_model_free(self.model)
 
-    def tokenize(self, text: str) -> list[int]:
-        """The ids of a text: special tokens it spells are taken for such, as ``tokenizers`` does, and none is put around it."""
+    def tokenize(self, text: str, whole: bool = False) -> list[int]:
+        """The ids of a text: special tokens it spells are taken for such, as ``tokenizers`` does. Around a ``whole`` text stands
+        what the file says."""
         encoded = text.encode()
         ids = (ctypes.c_int32 * (len(encoded) + 8))()
-        count = self.library.llama_tokenize(self.vocab, encoded, len(encoded), ids, len(ids), False, True)
+        count = self.library.llama_tokenize(self.vocab, encoded, len(encoded), ids, len(ids), whole, True)
         return list(ids[:count])
 
     def forget(self) -> None:
@@ -162,13 +163,16 @@ class LlamaCpp:
         rows = 1 if only_last else len(ids)
         return np.ctypeslib.as_array(self.library.llama_get_logits(self.handle), (rows, self.vocab_size)).copy()
 
+    def distributions(self, ids: Sequence[int]) -> np.ndarray:
+        """ln p of every token of the vocabulary behind each of ``ids``, float64 (tokens, vocab_size)."""
+        self.forget()
+        logits = self.logits(ids).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
     def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
         """ln p of each token after the first given those before it, float64 (tokens − 1,)."""
-        self.forget()
-        logits = self.logits(ids)[:-1].astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        chosen = logits[np.arange(len(logits)), np.asarray(ids[1:])]
-        return chosen - np.log(np.exp(logits).sum(axis=1))
+        return self.distributions(ids)[np.arange(len(ids) - 1), np.asarray(ids[1:])]
 
     def greedy(self, ids: Sequence[int], num_tokens: int) -> list[int]:
         """The ``num_tokens`` most probable tokens behind a prompt; one that ends a text is a token like any other."""

@@ -1,8 +1,7 @@
 """The block formats of GGUF files, as data: what a row of weights can be stored as, and how many bytes that takes.
 
 A format cuts each row of a weight (out_features, in_features) into blocks, and stores a block as small integer codes with a
-scale, some with a minimum besides. A row whose length is no multiple of the block falls to the next format, as in llama.cpp.
-No torch here.
+scale, some with a minimum besides. A row whose length is no multiple of the block is stored in half precision. No torch here.
 """
 
 from __future__ import annotations
@@ -24,13 +23,8 @@ class BlockFormat:
     name: str  # llama.cpp's
     block: int  # weights
     num_bytes: int  # of a block
-    levels: tuple[int, ...] = ()  # what a code stands for, before it is scaled; ascending. None: plain floating point
+    levels: tuple[int, ...] = ()  # what a code stands for, before it is scaled; ascending. Empty: plain floating point
     has_minimum: bool = False  # a block's minimum is added; its levels begin at 0
-
-    @property
-    def bits(self) -> float:
-        """Bits a weight."""
-        return 8 * self.num_bytes / self.block
 
 
 _ALL = (

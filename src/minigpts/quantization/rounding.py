@@ -22,7 +22,7 @@ ROWS = 512  # rounded at a time: the candidates of a block are held for all of t
 
 
 class Grid:
-    """A format's levels, and the nearest of them."""
+    """A format's levels, the nearest of them to a number, and what a block's largest weight is tried as."""
 
     def __init__(self, block_format: BlockFormat, device: torch.device) -> None:
         """Of ``block_format``, for weights on ``device``."""
@@ -68,28 +68,6 @@ def candidates(block: Tensor, grid: Grid, has_minimum: bool) -> tuple[Tensor, Te
 
 
 @torch.no_grad()
-def best_scales(weight: Tensor, block_format: BlockFormat, importance: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """The scales and minima (out, blocks, 1) under which the nearest levels are nearest to ``weight`` (out, in), by squares that
-    ``importance`` (in,) weighs."""
-    grid, scales, minima = Grid(block_format, weight.device), [], []
-    for rows in weight.float().split(ROWS):
-        blocks = rows.reshape(-1, block_format.block)
-        weights = None if importance is None else importance.view(-1, block_format.block).repeat(len(rows), 1)
-        tried, low = candidates(blocks, grid, block_format.has_minimum)
-        best = torch.full((len(blocks),), torch.inf, device=weight.device)
-        scale, minimum = torch.zeros_like(best), torch.zeros_like(best)
-        for a, m in zip(tried.T, low.T, strict=True):
-            safe = torch.where(a == 0, 1.0, a)[:, None]
-            error = (grid.nearest((blocks - m[:, None]) / safe) * a[:, None] + m[:, None] - blocks).square_()
-            cost = error.sum(1) if weights is None else (error * weights).sum(1)
-            better = cost < best
-            best, scale, minimum = torch.where(better, cost, best), torch.where(better, a, scale), torch.where(better, m, minimum)
-        scales.append(torch.where(scale == 0, 1e-8, scale).view(len(rows), -1, 1))
-        minima.append(minimum.view(len(rows), -1, 1))
-    return torch.cat(scales), torch.cat(minima) if block_format.has_minimum else None
-
-
-@torch.no_grad()
 def rounded(weight: Tensor, block_format: BlockFormat, gram: Tensor, sweeps: int = 4) -> Blocks:
     """``weight`` (out, in) in ``block_format``, for inputs x with Σ x xᵀ = ``gram`` (in, in), positive definite.
 
@@ -101,7 +79,7 @@ def rounded(weight: Tensor, block_format: BlockFormat, gram: Tensor, sweeps: int
     parts = []
     for rows in weight.float().split(ROWS):
         values, scales, minima = _compensated(rows, block_format, grid, upper)
-        values, scales, minima = improved(rows, values, scales, minima, gram, block_format, grid, sweeps)
+        values, scales, minima = _improved(rows, values, scales, minima, gram, block_format, grid, sweeps)
         parts.append((values, scales, minima))
     values, scales, minima = (torch.cat(part) for part in zip(*parts, strict=True))
     spread = scales.repeat_interleave(block_format.block, 1)
@@ -140,7 +118,7 @@ def _compensated(weight: Tensor, block_format: BlockFormat, grid: Grid, upper: T
     return values, torch.stack(all_scales, 1), torch.stack(all_minima, 1)
 
 
-def improved(
+def _improved(
     weight: Tensor,
     values: Tensor,
     scales: Tensor,
@@ -150,7 +128,8 @@ def improved(
     grid: Grid,
     sweeps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Block after block, first the scale and then each code takes the value that is best while all the others are as they are."""
+    """Rounded values, scales and minima of lower cost: block after block, first the scale and then each code takes the value that
+    is best while all the others are as they are."""
     size = block_format.block
     values, scales, minima = values.clone(), scales.clone(), minima.clone()
     slope = (weight - values) @ gram  # (rows, in): −½ the cost's gradient

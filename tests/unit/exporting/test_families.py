@@ -6,6 +6,7 @@ import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
+from benchmarks.llamacpp.run import LlamaCpp
 from minigpts.errors import UserError
 from minigpts.exporting import gguf_file
 from minigpts.exporting.tokenizer_section import tokenizer_section
@@ -17,7 +18,6 @@ from minigpts.quantization.formats import FORMATS, BlockFormat, PackedWeight
 from minigpts.quantization.groups import GROUPS, formats_of
 from minigpts.quantization.rounding import rounded
 from tests import tiny
-from tests.llama_cpp import LlamaCpp
 
 NO_WINDOW = {"sliding_window": None}
 LONG_CONTEXT = {"max_position_embeddings": 1024, "original_max_position_embeddings": 512}
@@ -96,10 +96,10 @@ def test_llama_cpp_computes_what_transformers_does(tmp_path, variant):
             torch.tensor([prompt]), do_sample=False, max_length=length, eos_token_id=config.vocab_size, pad_token_id=0
         )[0]
         expected = torch.log_softmax(loaded(greedy[None]).logits[0].double(), -1).numpy()
-    with LlamaCpp(path) as ours:
+    with LlamaCpp(path, context=256) as ours:  # longrope is chosen by the context
         texts = tiny.sentences(10)
-        assert [ours.tokenize(text) for text in texts] == [tokenizer.encode(text).ids for text in texts]
-        found = ours.log_probabilities(greedy.tolist())
+        assert [ours.tokenize(text, whole=True) for text in texts] == [tokenizer.encode(text).ids for text in texts]
+        found = ours.distributions(greedy.tolist())
     assert len(greedy) == length
     tolerance = 0.03 if config.model_type.startswith("gemma") else 0.005  # Gemma's large activations go through a GELU table
     np.testing.assert_allclose(found, expected, atol=tolerance)
@@ -190,7 +190,7 @@ def test_blocks_read_back_as_what_they_stand_for(tmp_path, family):
         expected = dequantize(weight.data, GGMLQuantizationType.Q4_0)
         np.testing.assert_array_equal(found[name].numpy(), expected.T if conv[name] else expected)
     with LlamaCpp(path) as ours:
-        assert np.isfinite(ours.log_probabilities([5, 6, 7])).all()
+        assert np.isfinite(ours.distributions([5, 6, 7])).all()
 
 
 def test_a_tensor_in_another_format_or_missing_is_an_error(tmp_path):

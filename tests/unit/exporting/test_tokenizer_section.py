@@ -5,6 +5,7 @@ import json
 import pytest
 from tokenizers import Tokenizer
 
+from benchmarks.llamacpp.run import LlamaCpp
 from minigpts.errors import UserError
 from minigpts.exporting import gguf_file
 from minigpts.exporting.tokenizer_section import tokenizer_section
@@ -13,7 +14,6 @@ from minigpts.model import checkpoint
 from minigpts.model.weights import StoredWeights
 from minigpts.vocabulary import dialect, trim
 from tests import tiny
-from tests.llama_cpp import LlamaCpp
 from tests.unit.vocabulary import builders
 
 NAMES = {
@@ -84,7 +84,7 @@ def test_llama_cpp_gives_the_same_tokens(tmp_path, kind, whole):
     # Metaspace writes no ▁ before a text that begins with a space, or behind a special token; llama.cpp does.
     texts = [text for text in TEXTS if kind != "metaspace" or (not text.startswith((" ", "▁")) and "<" not in text)]
     with LlamaCpp(tmp_path / "model.gguf") as ours:
-        assert {text: ours.tokenize(text) for text in texts} == {text: tokenizer.encode(text).ids for text in texts}
+        assert {text: ours.tokenize(text, whole=True) for text in texts} == {text: tokenizer.encode(text).ids for text in texts}
 
 
 def test_one_digit_at_a_time_is_qwens(tmp_path):
@@ -94,7 +94,7 @@ def test_one_digit_at_a_time_is_qwens(tmp_path):
     model, tokenizer = folder_of(tmp_path, definition)
     assert write(tmp_path, model)["tokenizer.ggml.pre"] == "qwen2"
     with LlamaCpp(tmp_path / "model.gguf") as ours:
-        assert [ours.tokenize(text) for text in TEXTS] == [tokenizer.encode(text).ids for text in TEXTS]
+        assert [ours.tokenize(text, whole=True) for text in TEXTS] == [tokenizer.encode(text).ids for text in TEXTS]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.llamacpp.run import LlamaCpp
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.exporting import chat_template
@@ -16,7 +17,6 @@ from minigpts.model.weights import StoredWeights
 from minigpts.quantization.groups import GROUPS, group_of
 from stages import evaluate, evaluate_exported, export
 from tests import tiny
-from tests.llama_cpp import LlamaCpp
 
 ROOT_PARAMS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text(encoding="utf-8"))
 SIZES = {"hidden_size": 64, "intermediate_size": 77, "head_dim": 16}  # rows of 64 hold blocks of 32, rows of 77 don't
@@ -89,15 +89,15 @@ def test_the_folder_runs_in_llama_cpp_and_says_what_it_is(inputs, capsys):
     }
     assert metrics["fallbacks"] == {"mlp_out: F16 for Q8_0, whose blocks don't divide rows of 77": 2}
     with LlamaCpp(path) as model:
-        ids = model.tokenize("Heart 5: an abnormality")
+        ids = model.tokenize("Heart 5: an abnormality", whole=True)
         assert ids == checkpoint.load_fast_tokenizer(inputs / "child").encode("Heart 5: an abnormality").ids
-        assert model.log_probabilities(ids).max() < 0
+        assert model.distributions(ids).max() < 0
     card = (path.parent / "README.md").read_text()
     assert "license: apache-2.0" in card
     assert "Our notes, 3 (licence: ours)." in card
     assert "| bits per byte, test text | " in card
     assert "ollama create tiny-7m-my-notes" in card
-    assert f"llama-cli -m {path}" in capsys.readouterr().out
+    assert f"{path}: 0.1 MB" in capsys.readouterr().out
 
 
 def test_a_plans_formats_replace_the_sections(inputs):
