@@ -27,7 +27,7 @@ from minigpts.model.layerwise import Call, filled, first_hidden_states, last_hid
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import WEIGHTS, StoredWeights, read_tensors, write_tensors
 from minigpts.quantization.blocks import Blocks
-from minigpts.quantization.formats import FORMATS, BlockFormat
+from minigpts.quantization.formats import BlockFormat, fitting
 from minigpts.quantization.groups import formats_of, row_length
 from minigpts.quantization.layerwise import LOOKUP, pulled, rounded_weights
 from minigpts.quantization.rounding import rounded
@@ -46,15 +46,16 @@ def damages(meter: DamageMeter, precisions: Sequence[str]) -> dict[str, dict[str
     tokens = meter.tokens(config, meter.vocabulary.tokenizer)
     with TemporaryDirectory() as folder:
         for name, block_format, blocks in compensated(stored, config, spec, precisions, tokens):
-            _store(Path(folder) / f"{name}-{block_format.name}", blocks)
+            write_tensors(Path(folder) / f"{name}-{block_format.name}", blocks.tensors())
         model, tokenizer = meter.child(None, None)
         found: dict[str, dict[str, Damage]] = {group: {} for group in groups}
         for group, precision in tqdm([(group, name) for group in groups for name in precisions], desc="bits", unit="score"):
             members = [name for name in names if names[name] == group]
             for name in members:
-                path = Path(folder) / f"{name}-{precision}"
+                block_format = fitting(precision, row_length(spec.model_type, name, stored.shapes[name]))
+                path = Path(folder) / f"{name}-{block_format.name}"
                 if path.exists():
-                    _replace(model, spec, name, _load(path, FORMATS[precision]).values())
+                    _replace(model, spec, name, Blocks(block_format, **read_tensors(path)).values())
             model.tie_weights()
             found[group][precision] = meter.damage_of(model, tokenizer)
             for name in members:
@@ -81,21 +82,11 @@ def _replace(model: PreTrainedModel, spec: ArchitectureSpec, name: str, values: 
     checkpoint.set_tensor(model, name, (values.T.contiguous() if transposed else values).to(model.device))
 
 
-def _store(path: Path, blocks: Blocks) -> None:
-    parts = {"codes": blocks.codes, "scales": blocks.scales, **({} if blocks.minima is None else {"minima": blocks.minima})}
-    write_tensors(path, parts)
-
-
-def _load(path: Path, block_format: BlockFormat) -> Blocks:
-    parts = read_tensors(path)
-    return Blocks(block_format, parts["codes"], parts["scales"], parts.get("minima"))
-
-
 @torch.inference_mode()
 def compensated(
     stored: StoredWeights, config: PreTrainedConfig, spec: ArchitectureSpec, precisions: Sequence[str], tokens: Tensor
 ) -> Iterator[tuple[str, BlockFormat, Blocks]]:
-    """Yield each weight (out, in) rounded to each of ``precisions`` whose blocks divide its rows: its name, the format, the blocks.
+    """Yield each weight (out, in) rounded to each of ``precisions`` or what its rows fall to: its name, the format, the blocks.
 
     Every one is rounded for the inputs that the unrounded model gives it: the head for the last hidden states, an untied
     embedding for every feature alike.
@@ -122,7 +113,7 @@ def compensated(
 
 def _holding(spec: ArchitectureSpec, name: str, shape: tuple[int, ...], precisions: Sequence[str]) -> list[BlockFormat]:
     length = row_length(spec.model_type, name, shape)
-    return [FORMATS[precision] for precision in precisions if length % FORMATS[precision].block == 0]
+    return [found for found in dict.fromkeys(fitting(precision, length) for precision in precisions) if found.levels]
 
 
 def _of_head(hidden: Sequence[Tensor], identity: Tensor) -> Tensor:
@@ -141,9 +132,8 @@ def _rounded(
         weights = [_rows(stored, spec, name).to(gram.device, torch.float32) for name in names]
         blocks = rounded(torch.cat(weights), block_format, total, SWEEPS)
         lengths = [len(weight) for weight in weights]
-        minima = [None] * len(names) if blocks.minima is None else blocks.minima.split(lengths)
-        for name, *parts in zip(names, blocks.codes.split(lengths), blocks.scales.split(lengths), minima, strict=True):
-            yield name, block_format, Blocks(block_format, *parts)
+        for name, part in zip(names, blocks.split(lengths), strict=True):
+            yield name, block_format, part
 
 
 def _rows(stored: StoredWeights, spec: ArchitectureSpec, name: str) -> Tensor:

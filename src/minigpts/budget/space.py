@@ -18,7 +18,7 @@ from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import Shapes, StoredWeights, num_parameters
 from minigpts.pruning import layers, neurons
 from minigpts.pruning.allocation import Allocation
-from minigpts.quantization.formats import FORMATS, UNFIT, fitting, format_of
+from minigpts.quantization.formats import FORMATS, fitting, format_of, with_fallbacks
 from minigpts.quantization.groups import GROUPS, row_length
 
 if TYPE_CHECKING:
@@ -152,8 +152,9 @@ class Space:
             fixed = bare[names[0]][""] + sum(bare[name][group] for group, name in of_group.items())
             out: Any = neuron[of_group["mlp_out"]]["mlp_out"]
             if each:
-                fits = self._widths_fit(FORMATS[each[-1]].block, num_layers, kept, multiple_of)
-                out = np.where(fits, out, neuron[UNFIT]["mlp_out"])
+                for found in reversed(with_fallbacks(each[-1])):
+                    fits = self._widths_fit(found.block, num_layers, kept, multiple_of)
+                    out = np.where(fits, neuron[found.name]["mlp_out"], out)
             sizes.append(fixed + kept * (neuron[names[0]][""] + neuron[of_group["mlp_in"]]["mlp_in"] + out))
         header = num_layers * self._header_per_layer if limit.in_bytes else 0.0
         return np.asarray(np.stack(sizes) - header, dtype=np.float64)
@@ -196,7 +197,7 @@ class Space:
 
     @cached_property
     def _units(self) -> tuple[str | None, ...]:
-        return (None, *self.precisions, UNFIT)
+        return (None, *dict.fromkeys(found.name for name in self.precisions for found in with_fallbacks(name)))
 
     @cached_property
     def _bare(self) -> dict[tuple[int, int], dict[str | None, dict[str, int]]]:
