@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
@@ -75,9 +75,10 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
     if file is not None:
         metrics["checkpoint_bytes"] = file.stat().st_size
         metrics["num_nonzero_parameters"] = sum(int(tensor.count_nonzero()) for tensor in model.parameters())
-    said = {}
+    said: dict[str, Any] = {}
     if speech.tokens:
-        metrics["speech"], said = measure(model, checkpoint.load_tokenizer(arguments.model), texts["test"], speech.tokens)
+        speaker, documents, batches = checkpoint.load_tokenizer(arguments.model), texts["test"], machine.batch_tokens
+        metrics["speech"], said = measure(model, speaker, documents, speech.tokens, batch_tokens=batches)
     artifacts.write_json(arguments.replies, said)
     artifacts.write_json(arguments.metrics, metrics)
 

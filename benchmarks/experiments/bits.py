@@ -78,7 +78,8 @@ class Domain:
         text = language_modeling.score(model, fast, self.test, **limits, progress="test text")
         scores = multiple_choice.score(model, fast, self.questions, batch_tokens=BATCH_TOKENS, progress="questions")
         accuracy = multiple_choice.accuracy(self.questions, scores)
-        said = replies(model, tokenizer, prompts.of_documents(self.validation), NEW_TOKENS, progress="replies")
+        asked = prompts.of_documents(self.validation)
+        said = replies(model, tokenizer, asked, NEW_TOKENS, batch_tokens=BATCH_TOKENS, progress="replies")
         del model
         with LlamaCpp(file, num_threads) as running:
             speed = running.speeds()[1]

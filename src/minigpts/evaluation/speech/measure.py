@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,12 @@ SAMPLED_STEP = 2  # every other prompt is asked a second time, and sampled
 
 
 def measure(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[str],
+    max_new_tokens: int,
+    *,
+    batch_tokens: int,
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """The figures, and every reply they are of, as they are written.
 
@@ -28,11 +34,12 @@ def measure(
     domain, general = of_documents(documents), [Prompt(text, True) for text in GENERAL]
     instructions = INSTRUCTIONS if tokenizer.chat_template is not None else ()
     asked = [*domain, *general, *(Prompt(instruction.request, True) for instruction in instructions)]
-    said = replies(model, tokenizer, asked, max_new_tokens, progress="replies")
+    speak = partial(replies, model, tokenizer, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
+    said = speak(prompts=asked, progress="replies")
     greedy = {"domain": said[: len(domain)], "general": said[len(domain) : len(domain) + len(general)]}
     obeying = said[len(domain) + len(general) :]
     again = [*domain, *general][::SAMPLED_STEP]
-    spoken = {**greedy, "sampled": replies(model, tokenizer, again, max_new_tokens, sampled=True, progress="sampled replies")}
+    spoken = {**greedy, "sampled": speak(prompts=again, sampled=True, progress="sampled replies")}
     kept = [keeps(reply, instruction.kept_by(reply.text)) for reply, instruction in zip(obeying, instructions, strict=True)]
     judged = [
         {**_written(reply), "kind": instruction.kind, "kept": done}

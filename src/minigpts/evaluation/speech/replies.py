@@ -43,13 +43,15 @@ def replies(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     max_new_tokens: int,
+    *,
+    batch_tokens: int,
     sampled: bool = False,
     progress: str | None = None,
 ) -> list[Reply]:
     """What the model says to each prompt: greedy, or one seeded sample of it."""
     encoded = [encode(tokenizer, prompt) for prompt in prompts]
     draws = uniform(len(prompts), max_new_tokens) if sampled else None
-    said = generate(model, encoded, max_new_tokens, draws, progress)
+    said = generate(model, encoded, max_new_tokens, batch_tokens=batch_tokens, draws=draws, progress=progress)
     return [
         Reply(prompt, tuple(ids), text_behind(tokenizer, before, ids), len(ids) < max_new_tokens)
         for prompt, before, ids in zip(prompts, encoded, said, strict=True)
