@@ -1,15 +1,16 @@
-"""Measure a checkpoint: how well it predicts held-out text and answers held-out questions, and how large it is."""
+"""Measure a checkpoint: how well it predicts held-out text, answers held-out questions and speaks, and how large it is."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
 from minigpts.evaluation.params import EvaluateParams
+from minigpts.evaluation.speech.params import SpeechParams
 from minigpts.model import checkpoint
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ FLAGS = {
     "test": "test text, parquet",
     "questions": "multiple-choice questions, jsonl",
     "metrics": "where to write the metrics, json",
+    "replies": "where to write what it says, json",
 }
 
 
@@ -37,15 +39,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | None = None) -> None:
-    """Load the model as anyone would, in fp32 whatever the machine, and write its metrics; none where ``written`` was skipped.
+    """Load the model as anyone would, in fp32 whatever the machine, and write its metrics and replies.
 
+    Both are empty where ``written`` was skipped, the replies also where speech isn't measured.
     ``load`` makes the model of a checkpoint folder and a dtype; ``file`` holds its weights where it isn't the folder's own.
     evaluate_exported runs this too.
     """
     settings = params.read(arguments.params, Params, "evaluate")
+    speech = params.read(arguments.params, SpeechParams, "speech")
     machine = params.read(arguments.params, params.Runtime, "runtime")
     if (written / checkpoint.SKIPPED).exists():
-        artifacts.write_json(arguments.metrics, {})
+        for out in (arguments.metrics, arguments.replies):
+            artifacts.write_json(out, {})
         return
     texts = {split: artifacts.read_table(getattr(arguments, split), ["text"])["text"] for split in ("validation", "test")}
     questions = artifacts.read_jsonl(arguments.questions)
@@ -53,6 +58,7 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
     import torch
 
     from minigpts.evaluation.metrics import accuracy_metrics, size_metrics, text_metrics
+    from minigpts.evaluation.speech.measure import measure
     from minigpts.model.device import computed_on, device
 
     where = device(machine)
@@ -69,6 +75,11 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
     if file is not None:
         metrics["checkpoint_bytes"] = file.stat().st_size
         metrics["num_nonzero_parameters"] = sum(int(tensor.count_nonzero()) for tensor in model.parameters())
+    said: dict[str, Any] = {}
+    if speech.tokens:
+        speaker, documents, batches = checkpoint.load_tokenizer(arguments.model), texts["test"], machine.batch_tokens
+        metrics["speech"], said = measure(model, speaker, documents, speech.tokens, batch_tokens=batches)
+    artifacts.write_json(arguments.replies, said)
     artifacts.write_json(arguments.metrics, metrics)
 
 

@@ -28,6 +28,7 @@ FLAGS = {
     "counts": "token_counts.parquet",
     "plan": "what plan_budget wrote: where a plan decided, no threshold did",
     "metrics": "folder of the stages' metrics, with plots/ in it",
+    "speech": "folder of the replies that evaluate wrote",
     "summary": "summary.json to write",
     "figures": "folder to write the PNG figures in",
     "page": "HTML page to write",
@@ -36,39 +37,31 @@ FLAGS = {
 
 @dataclass(frozen=True)
 class Params:
-    """``threshold``, ``embedding_threshold`` and the section ``report``."""
+    """``threshold`` and ``embedding_threshold``."""
 
     threshold: float  # ε of Eq. 1, drawn into the magnitudes where it decided
     embedding_threshold: float  # relative frequency, drawn into the token counts where it decided
-    prompts: tuple[str, ...]  # parent and child go on from each; an empty list leaves the samples out
-    max_new_tokens: int  # of each continuation
 
     def __post_init__(self) -> None:
         params.require(self.threshold >= 0, "threshold must be ≥ 0", self.threshold)
         params.require(0 <= self.embedding_threshold < 1, "embedding_threshold must be ≥ 0 and < 1", self.embedding_threshold)
-        params.require(all(self.prompts), "report.prompts must not hold an empty prompt", self.prompts)
-        params.require(self.max_new_tokens >= 1, "report.max_new_tokens must be ≥ 1", self.max_new_tokens)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read everything, make everything, then write everything."""
     args = params.flags(argv, __doc__, FLAGS)
-    values = params.read(args.params, Params, "report", top_level=("threshold", "embedding_threshold"))
+    values = params.read(args.params, Params, None, top_level=("threshold", "embedding_threshold"))
 
     from minigpts.budget import plan
-    from minigpts.gguf_layout import read_back
-    from minigpts.reporting import chat, page, samples, summary, tokens
+    from minigpts.reporting import chat, page, summary, tokens
 
     metrics = {name: artifacts.read_json(args.metrics / f"{name}.json") for name in METRICS}
     planned = plan.read(args.plan)
     headlines = summary.summarize(metrics)
     pictures = _pictures(args, values, planned, metrics)
-    exported = args.exported if read_back.file_in(args.exported) else None
-    parent = samples.continuations(args.base, values.prompts, values.max_new_tokens)
-    child = samples.continuations(args.finetuned, values.prompts, values.max_new_tokens, exported)
-    pairs = [page.Sample(*sample) for sample in zip(values.prompts, parent, child, strict=True)]
+    spoken = {name: artifacts.read_json(args.speech / f"{name}.json") for name in page.EVALUATIONS}
     shown = pictures if planned else pictures[1:]  # without a plan there is no picture of one to look at
-    html = page.render(page.Run(metrics, _decided_by(values, planned), shown, pairs, tokens.dropped_tokens(args.finetuned)))
+    html = page.render(page.Run(metrics, _decided_by(values, planned), shown, spoken, tokens.dropped_tokens(args.finetuned)))
 
     for picture in pictures:
         with artifacts.replacing(args.figures / f"{picture.name}.png") as temporary:
@@ -82,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _decided_by(values: Params, planned: Plan | None) -> dict[str, Any]:
     """The settings that decided the cut."""
     if planned is None:
-        return {name: getattr(values, name) for name in ("threshold", "embedding_threshold", "max_new_tokens")}
-    plan = {f"plan.{name}": value for name, value in asdict(planned).items() if name != "widths"}
-    return {**plan, "max_new_tokens": values.max_new_tokens}
+        return asdict(values)
+    return {f"plan.{name}": value for name, value in asdict(planned).items() if name != "widths"}
 
 
 def _pictures(args: argparse.Namespace, values: Params, planned: Plan | None, metrics: Mapping[str, Any]) -> list[Picture]:

@@ -28,15 +28,16 @@ from typing import Any
 from benchmarks.device import DEVICE
 from benchmarks.experiments.bits_figure import picture
 from benchmarks.llamacpp.files import Quantizer, load
-from benchmarks.llamacpp.loops import loop_rate
 from benchmarks.llamacpp.run import LlamaCpp
 from benchmarks.table import Line, merge
 from minigpts import artifacts
 from minigpts.errors import UserError, exit_cleanly
 from minigpts.evaluation import language_modeling, multiple_choice
+from minigpts.evaluation.speech import prompts
+from minigpts.evaluation.speech.replies import figures, replies
 from minigpts.model import checkpoint, packing
 
-SEQUENCE_LENGTH, BATCH_TOKENS = 1024, 4096  # as params.yaml has them
+SEQUENCE_LENGTH, BATCH_TOKENS, NEW_TOKENS = 1024, 4096, 128  # as params.yaml has them
 REFERENCE = "tuned parent, BF16"
 MIXTURES = ("BF16", "Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M", "IQ4_XS", "Q2_K")
 VOCABULARY_TYPES = ("BF16", "Q5_0", "IQ4_NL")
@@ -77,7 +78,8 @@ class Domain:
         text = language_modeling.score(model, fast, self.test, **limits, progress="test text")
         scores = multiple_choice.score(model, fast, self.questions, batch_tokens=BATCH_TOKENS, progress="questions")
         accuracy = multiple_choice.accuracy(self.questions, scores)
-        looping = loop_rate(model, tokenizer, self.validation)
+        asked = prompts.of_documents(self.validation)
+        said = replies(model, tokenizer, asked, NEW_TOKENS, batch_tokens=BATCH_TOKENS, progress="replies")
         del model
         with LlamaCpp(file, num_threads) as running:
             speed = running.speeds()[1]
@@ -86,7 +88,7 @@ class Domain:
             "bits_per_byte": text.bits_per_byte,
             "perplexity": math.exp(text.nats / self.num_tokens),
             **{name: accuracy.get(name, "") for name in ("acc", "acc_norm")},
-            "loop_rate": looping,
+            "loop_rate": figures(said)["loop_rate"],
             "tokens_per_second": speed,
         }
 

@@ -22,17 +22,17 @@ import numpy as np
 import torch
 
 from benchmarks.llamacpp.files import Quantizer, load, values, write_plain
-from benchmarks.llamacpp.loops import replies
 from benchmarks.llamacpp.run import LlamaCpp
 from minigpts import artifacts
 from minigpts.errors import UserError, exit_cleanly
+from minigpts.evaluation.speech.generation import generate
 from minigpts.model import checkpoint, packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TYPES = ("BF16", "Q8_0", "Q4_K_M")
-LINES, PROMPTS, NEW_TOKENS = 1000, 50, 32
+LINES, PROMPTS, NEW_TOKENS, BATCH_TOKENS = 1000, 50, 32, 4096
 FIRST_WORDS = 5  # of a document, that a continuation begins with
 SCORED = 512  # tokens of a document at most, whose log-probabilities are compared
 
@@ -70,7 +70,7 @@ def measured(name: str, file: Path, folder: Path, documents: Sequence[str], num_
     texts = [[bos, *ids.tolist()][:SCORED] for ids in packing.encode(tokenizer, documents[:PROMPTS])]
     prompts = [packing.prompt_ids(tokenizer, " ".join(document.split()[:FIRST_WORDS])) for document in documents[:PROMPTS]]
     model.generation_config.eos_token_id = None  # all the tokens, whatever ends a text: the two differ in what does
-    written = replies(model, prompts, NEW_TOKENS)
+    written = generate(model, prompts, NEW_TOKENS, batch_tokens=BATCH_TOKENS, progress="replies")
     with LlamaCpp(file, num_threads) as running:
         apart = differences(running, model, texts)
         prefill, decode = running.speeds()

@@ -36,7 +36,7 @@ TOP_LEVEL = (
     "precision",
     "export",
     "evaluate",
-    "report",
+    "speech",
     "runtime",
 )
 

@@ -46,7 +46,7 @@ TINY = {
     "finetune.evaluations": 3,  # after 20, 40 and 60
     "export.tokens": 512,
     "evaluate.sequence_length": 64,
-    "report.max_new_tokens": 4,
+    "speech.tokens": 4,
     "runtime.batch_tokens": 512,
     "runtime.num_threads": 1,
 }

@@ -84,7 +84,7 @@ def refused(folder, tmp_path, monkeypatch) -> Callable[..., str]:
         ),
         ("finetune", {"finetune.seed": True}, "params.yaml: finetune.seed must be of type int, got True"),
         ("evaluate", {"runtime.batch_tokens": 0}, "params.yaml: runtime.batch_tokens must be ≥ 1, got 0"),
-        ("report", {"report.prompts": "one"}, "params.yaml: report.prompts must be a list, got 'one'"),
+        ("evaluate", {"speech.tokens": "many"}, "params.yaml: speech.tokens must be of type int, got 'many'"),
     ],
 )
 def test_unknown_or_mistyped_param(refused, stage, changes, message):

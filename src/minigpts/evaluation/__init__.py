@@ -1,1 +1,1 @@
-"""Measuring a checkpoint: how well it predicts text and answers questions."""
+"""Measuring a checkpoint: how well it predicts text and answers questions, and how it speaks."""

@@ -1,4 +1,4 @@
-"""The one schema of ``metrics/{base,pruned,finetuned}.json``: what is measured of a checkpoint, by name."""
+"""What is measured of a checkpoint in ``metrics/{base,pruned,finetuned}.json``, by name; :mod:`.speech.measure` has the rest."""
 
 from __future__ import annotations
 

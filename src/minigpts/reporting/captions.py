@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MISSING = "–"
@@ -101,6 +101,31 @@ NUMBERS = (
     ),
     Number("num_questions", "questions", whole, "", "How many questions the accuracies are over."),
 )
+
+
+SPOKEN = (  # figures of replies, and how they print
+    Number("empty_rate", "empty replies", percent, "lower", ""),
+    Number("loop_rate", "replies that loop", percent, "lower", ""),
+    Number("end_rate", "end by themselves", percent, "higher", ""),
+    Number("distinct_2", "different word pairs", percent, "higher", ""),
+    Number("length", "tokens a reply", "{:.0f}".format, "", ""),
+)
+SPEECH = (
+    *(
+        replace(number, key=f"speech.{asked}.{number.key}", label=f"{number.label}, {asked}")
+        for asked in ("domain", "general", "sampled")
+        for number in SPOKEN
+    ),
+    Number("speech.instructions", "instructions kept", percent, "higher", ""),
+)
+
+
+def at(metrics: Mapping[str, Any], key: str) -> Any:
+    """What ``metrics`` has under a dotted name; None where it has nothing there."""
+    found: Any = metrics
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
 def flatten(values: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -9,10 +9,12 @@ from typing import Any
 from minigpts.exporting.general_section import Provenance
 from minigpts.model import uneven_widths
 from minigpts.quantization.groups import MEANINGS
-from minigpts.reporting.captions import MISSING, NUMBERS, Number, short, size
+from minigpts.reporting.captions import MISSING, NUMBERS, SPEECH, Number, at, short, size
 from minigpts.reporting.templates import template
 
 Metrics = Mapping[str, Any]
+
+SPOKEN = ("speech.domain.empty_rate", "speech.domain.loop_rate", "speech.instructions")  # what the card says of its replies
 
 
 def render(
@@ -27,8 +29,8 @@ def render(
     columns = {name: metrics for name, metrics in models.items() if metrics}
     rows = [
         (number.label, [_cell(number, metrics) for metrics in columns.values()])
-        for number in NUMBERS
-        if any(metrics.get(number.key) is not None for metrics in columns.values())
+        for number in (*NUMBERS, *(number for number in SPEECH if number.key in SPOKEN))
+        if any(at(metrics, number.key) is not None for metrics in columns.values())
     ]
     return template("card.md.jinja").render(
         file=export["file"],
@@ -47,7 +49,7 @@ def render(
 
 def _cell(number: Number, metrics: Metrics) -> str:
     """A figure as it prints, with its standard error where it has one."""
-    if metrics.get(number.key) is None:
+    if at(metrics, number.key) is None:
         return MISSING
     error = f" ± {number.show(metrics[number.stderr])}" if metrics.get(number.stderr) is not None else ""
-    return f"{number.show(metrics[number.key])}{error}"
+    return f"{number.show(at(metrics, number.key))}{error}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from minigpts.quantization.groups import MEANINGS
 from minigpts.reporting import style
-from minigpts.reporting.captions import MISSING, NUMBERS, Number, decimal, flatten, percent, short, size, text
+from minigpts.reporting.captions import MISSING, NUMBERS, SPEECH, Number, at, decimal, flatten, percent, short, size, text
 from minigpts.reporting.figures import Picture
 from minigpts.reporting.summary import Metrics, child_of, findings
 from minigpts.reporting.templates import template
@@ -21,16 +21,8 @@ STOPPED = {  # finetune's stop_reason, in words
     "budget": "its budget of tokens was spent",
 }
 # metrics file: what the page calls it; those of a tuned parent or a file that there isn't are empty
+WORST = 6  # prompts whose replies stand open on the page
 EVALUATIONS = {"base": "parent", "tuned_parent": "tuned parent", "pruned": "pruned", "finetuned": "tuned", "exported": "file"}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What parent and child (the exported file where there is one) write after the same prompt."""
-
-    prompt: str
-    parent: str
-    child: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class Run:
     metrics: Mapping[str, Metrics]
     parameters: Mapping[str, Any]
     pictures: Sequence[Picture]
-    samples: Sequence[Sample]
+    spoken: Mapping[str, Mapping[str, Any]]  # each evaluation's replies, as it wrote them; empty where it has none
     dropped: Dropped | None
 
 
@@ -68,12 +60,15 @@ def render(run: Run) -> str:
         findings=findings(run.metrics["base"], child_of(run.metrics), run.metrics["tuned_parent"]),
         tiles=[_tile(run, *tile) for tile in TILES],
         columns=[EVALUATIONS[name] for name in _measured(run)],
-        rows=[row for number in NUMBERS if (row := _row(run, number)) is not None],
+        rows=[row for number in NUMBERS if (row := _row(run, number, _measured(run))) is not None],
         figures=[_figure(picture) for picture in run.pictures],
         width=width,
         height=height,
         facts=_facts(run),
-        samples=[(sample.prompt, _one_paragraph(sample.parent), _one_paragraph(sample.child)) for sample in run.samples],
+        speakers=[EVALUATIONS[name] for name in _speaking(run)],
+        speech=[row for number in SPEECH if (row := _row(run, number, _speaking(run))) is not None],
+        worst=_conversations(run)[:WORST],
+        others=_conversations(run)[WORST:],
         dropped=run.dropped,
         parameters=flatten(run.parameters),
         sources={facts.get("name", key): _source(facts) for key, facts in sorted(dataset.get("sources", {}).items())},
@@ -87,8 +82,13 @@ def _measured(run: Run) -> list[str]:
     return [name for name in EVALUATIONS if run.metrics[name]]
 
 
-def _values(run: Run, key: str) -> list[float | None]:
-    return [run.metrics[name].get(key) for name in _measured(run)]
+def _speaking(run: Run) -> list[str]:
+    """Those of them whose speech was measured."""
+    return [name for name in _measured(run) if run.spoken[name]]
+
+
+def _values(run: Run, key: str, names: Sequence[str]) -> list[float | None]:
+    return [at(run.metrics[name], key) for name in names]
 
 
 def _facts(run: Run) -> list[str]:
@@ -134,7 +134,7 @@ def _rounding(export: Metrics) -> list[str]:
 
 def _tile(run: Run, key: str, label: str, show: Callable[[float], str]) -> dict[str, Any]:
     """A headline: the change from parent to child, large, and the three values below it."""
-    values = _values(run, key)
+    values = _values(run, key, _measured(run))
     parent, child = values[0], values[-1]
     if parent is None or child is None:
         change = "not measured"
@@ -147,15 +147,39 @@ def _tile(run: Run, key: str, label: str, show: Callable[[float], str]) -> dict[
     return {"label": label, "change": change.replace("-", "−"), "steps": steps}
 
 
-def _row(run: Run, number: Number) -> dict[str, Any] | None:
-    """A row of the table, or None for a number that no evaluation has."""
-    values = _values(run, number.key)
+def _row(run: Run, number: Number, names: Sequence[str]) -> dict[str, Any] | None:
+    """A row of a table with these evaluations as columns, or None for a number that none of them has."""
+    values = _values(run, number.key, names)
     if all(value is None for value in values):
         return None
-    errors = _values(run, number.stderr) if number.stderr else [None] * len(values)
+    errors = _values(run, number.stderr, names) if number.stderr else [None] * len(values)
     cells = [MISSING if value is None else number.show(value) for value in values]
     cells = [cell if error is None else f"{cell} ±\u00a0{error * 100:.1f}" for cell, error in zip(cells, errors, strict=True)]
     return {"label": number.label, "better": number.better, "meaning": number.meaning, "cells": cells}
+
+
+def _conversations(run: Run) -> list[dict[str, Any]]:
+    """Every model's reply to each of the domain's prompts, those first where the child says nothing, then where it loops."""
+    names = _speaking(run)
+    if not names:
+        return []
+    together = list(zip(*(run.spoken[name]["domain"] for name in names), strict=True))
+    together.sort(key=lambda replies: (not replies[-1]["empty"], not replies[-1]["loops"], replies[-1]["ended"]))
+    return [
+        {
+            "prompt": replies[0]["prompt"] + ("" if replies[0]["asks"] else " …"),
+            "replies": [
+                (EVALUATIONS[name], _one_paragraph(reply["reply"]), _flaw(reply))
+                for name, reply in zip(names, replies, strict=True)
+            ],
+        }
+        for replies in together
+    ]
+
+
+def _flaw(reply: Mapping[str, Any]) -> str:
+    """What is wrong with the form of a reply; nothing where nothing is."""
+    return "empty" if reply["empty"] else "loops" if reply["loops"] else ""
 
 
 def _source(facts: Metrics) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from minigpts.reporting import captions
 Metrics = Mapping[str, Any]
 
 CHILD = ("acc", "acc_norm", "acc_stderr", "bits_per_byte", "perplexity", "validation_bits_per_byte")
+SPOKEN = ("empty_rate", "end_rate", "loop_rate")  # of the replies to the domain's prompts
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def summarize(metrics: Mapping[str, Metrics]) -> dict[str, Any]:
     num_bytes = child.get("checkpoint_bytes")
     return {
         **{key: child.get(key) for key in CHILD},
+        **{key: captions.at(child, f"speech.domain.{key}") for key in SPOKEN},
+        "instructions": captions.at(child, "speech.instructions"),
         "acc_delta": _delta(base, child, "acc"),
         "acc_delta_to_tuned_parent": _delta(tuned_parent, child, "acc"),
         "bits_per_byte_ratio": _ratio(base, child, "bits_per_byte"),
@@ -71,7 +74,7 @@ def _delta(parent: Metrics, child: Metrics, key: str) -> float | None:
 
 
 def findings(base: Metrics, child: Metrics, tuned_parent: Metrics) -> list[Finding]:
-    """The verdict: size, text, both accuracies, and what the run doesn't tell.
+    """The verdict: size, text, both accuracies, speech, and what the run doesn't tell.
 
     A child is called better or worse only than the parent tuned on as many tokens, where that was measured: tuning alone makes
     any model better on the text it is tuned on.
@@ -84,7 +87,8 @@ def findings(base: Metrics, child: Metrics, tuned_parent: Metrics) -> list[Findi
         *_size(base, child),
         *_text(base, child, tuned_parent),
         *(accuracies or [Finding("Accuracy", "Not measured: there were no questions.", None)]),
-        Finding("Not known", _unknown(bool(tuned_parent)), None),
+        *_speech(base, child, tuned_parent),
+        Finding("Not known", _unknown(bool(tuned_parent), "speech" in child), None),
     ]
 
 
@@ -126,12 +130,30 @@ def _accuracy(base: Metrics, child: Metrics, tuned_parent: Metrics, key: str, na
     return [Finding(name, f"{text}.".replace("-", "−"), good)]
 
 
+def _speech(base: Metrics, child: Metrics, tuned_parent: Metrics) -> list[Finding]:
+    """What the child leaves without a reply and where it loops: worse where it does either more often than its comparison."""
+    compared, name = (tuned_parent, "the tuned parent") if "speech" in tuned_parent else (base, "the untouched parent")
+    if "speech" not in child or "speech" not in compared:
+        return []
+    own, others = child["speech"]["domain"], compared["speech"]["domain"]
+    text = (
+        f"On the domain's prompts {own['empty_rate']:.1%} of its replies are empty and {own['loop_rate']:.1%} loop"
+        f" ({name}: {others['empty_rate']:.1%} and {others['loop_rate']:.1%})"
+    )
+    kept, before = (captions.at(model, "speech.instructions") for model in (child, base))
+    if kept is not None and before is not None:
+        text += f"; it keeps {kept:.1%} of the checkable instructions (the untouched parent: {before:.1%})"
+    worse = any(own[rate] > others[rate] for rate in ("empty_rate", "loop_rate"))
+    return [Finding("Speech", f"{text}.", False if worse else None if own["empty_rate"] else True)]
+
+
 def _change(ratio: float) -> str:
     """``12.3% fewer`` or ``12.3% more``, of a ratio to the parent's."""
     return f"{abs(1 - ratio):.1%} {'fewer' if ratio <= 1 else 'more'}"
 
 
-def _unknown(tuned: bool) -> str:
-    talk = "Whether it answers when asked: no figure here tells, so talk to it (make chat) before you use it."
+def _unknown(tuned: bool, spoke: bool) -> str:
+    what = "what it says is true" if spoke else "it answers when asked"
+    talk = f"Whether {what}: no figure here tells, so talk to it (make chat) before you use it."
     alone = "How much of the gain is tuning alone: the parent tuned on the same text gains too (tune_parent: true measures it). "
     return talk if tuned else alone + talk

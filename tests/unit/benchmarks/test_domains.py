@@ -35,6 +35,7 @@ COLUMNS = {
 SIZES = {
     "prune_neurons.sequence_length": 32,
     "evaluate.sequence_length": 64,
+    "speech.tokens": 0,
     "runtime.batch_tokens": 512,
     "runtime.num_threads": 1,
     "embedding_threshold": 0.0,
@@ -73,7 +74,12 @@ def make_domain(folder: Path, base: Path, texts: list[str], questions: bool) -> 
 def measured(model: Path, data: Path, base: Path) -> dict:
     """The evaluate stage's metrics of a checkpoint on a domain."""
     paths = {"model": model, "base": base, "validation": data / "test.parquet", "test": data / "test.parquet"}
-    paths |= {"questions": data / "mcq.jsonl", "params": data / "params.yaml", "metrics": data / "measured.json"}
+    paths |= {
+        "questions": data / "mcq.jsonl",
+        "params": data / "params.yaml",
+        "metrics": data / "measured.json",
+        "replies": data / "replies.json",
+    }
     evaluate.main([word for flag, path in paths.items() for word in (f"--{flag}", str(path))])
     return artifacts.read_json(data / "measured.json")
 

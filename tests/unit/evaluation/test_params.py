@@ -19,7 +19,7 @@ def test_a_window_without_a_token_is_refused(tmp_path, stage, value):
     settings["evaluate"]["sequence_length"] = value
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     flags = {
-        "evaluate": ("model", "base", "validation", "test", "questions", "metrics"),
+        "evaluate": ("model", "base", "validation", "test", "questions", "metrics", "replies"),
         "finetune": ("model", "train", "validation", "parent", "out", "metrics", "curve"),
     }[stage]
     argv = [part for flag in flags for part in (f"--{flag}", str(tmp_path / flag))]

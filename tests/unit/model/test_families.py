@@ -72,6 +72,7 @@ PARAMS: dict[str, Any] = {
         "general_share": 0.0,
     },
     "evaluate": {"sequence_length": 64},
+    "speech": {"tokens": 0},
     "runtime": {"batch_tokens": 160, "num_threads": None},
 }
 
@@ -384,7 +385,13 @@ def test_the_whole_pipeline_runs(family: Family, pruned: tuple[Path, Path], data
             )
         evaluate.main(
             arguments(
-                model=folder, base=family.base, **texts, questions=data / "mcq.jsonl", metrics=family.folder / name, params=params
+                model=folder,
+                base=family.base,
+                **texts,
+                questions=data / "mcq.jsonl",
+                metrics=family.folder / name,
+                replies=family.folder / f"{name} replies",
+                params=params,
             )
         )
     curve = artifacts.read_csv(family.folder / "recovery.csv")

@@ -27,7 +27,8 @@ PLAN = {
     "num_parameters": 570_000,
     "checkpoint_bytes": 1_140_512,
 }
-PROMPTS = ["An abnormality of the", "<script>alert(1)</script>"]
+PROMPTS = ["An abnormality of the", "<script>alert(1)</script>", "What is a heart?"]
+SPEAKERS = ("base", "tuned_parent", "pruned", "finetuned", "exported")
 
 
 def evaluation(**changes: Any) -> dict[str, Any]:
@@ -49,8 +50,33 @@ def evaluation(**changes: Any) -> dict[str, Any]:
         "test_tokens": 1000,
         "test_base_tokens": 1000,
         "test_bytes": 4000,
+        "speech": speech(),
     }
     return {**values, **changes}
+
+
+def speech(empty: float = 0.0, loop: float = 0.1, kept: float | None = 0.5) -> dict[str, Any]:
+    """What an evaluation has of its replies."""
+    rates = {"empty_rate": empty, "loop_rate": loop, "end_rate": 0.75, "distinct_2": 0.625, "length": 41.5}
+    return {"domain": rates, "general": rates, "sampled": rates, "instructions": kept}
+
+
+def replies(name: str) -> dict[str, list[dict[str, Any]]]:
+    """The replies that ``evaluate`` writes: to the second prompt all but the parent say nothing, on the third they loop."""
+    facts = [{"empty": name != "base" and row == 1, "loops": name != "base" and row == 2} for row in range(len(PROMPTS))]
+    return {
+        "domain": [
+            {
+                "prompt": prompt,
+                "asks": row > 0,
+                "reply": "" if fact["empty"] else f"{name} says {row} <i>",
+                "tokens": 3,
+                "ended": True,
+                **fact,
+            }
+            for row, (prompt, fact) in enumerate(zip(PROMPTS, facts, strict=True))
+        ]
+    }
 
 
 def dataset() -> dict[str, Any]:
@@ -129,13 +155,14 @@ def write_run(root: Path, planned: bool = False, exported: bool = True) -> list[
         write_export(root / "export", child, other)
     else:
         artifacts.write_json(root / "export" / checkpoint.SKIPPED, {"formats": []})
+    for name in SPEAKERS:
+        artifacts.write_json(root / f"speech/{name}.json", replies(name) if exported or name != "exported" else {})
     widths = [{"layer": layer, "width": 48, "parent_width": WIDTH} for layer in range(LAYERS)]
     artifacts.write_csv(root / "metrics/plots/layer_widths.csv", widths)
     artifacts.write_csv(root / "metrics/plots/recovery.csv", curve())
     artifacts.write_csv(root / "metrics/plots/plan.csv", plan())
     artifacts.write_json(root / "plan.json", {"plan": PLAN if planned else None})
-    section = {"prompts": PROMPTS, "max_new_tokens": 5}
-    text = yaml.safe_dump({"threshold": 0.1, "embedding_threshold": 0.0, "report": section})
+    text = yaml.safe_dump({"threshold": 0.1, "embedding_threshold": 0.0})
     (root / "params.yaml").write_text(text, encoding="utf-8")
     flags = {
         "base": base,
@@ -145,6 +172,7 @@ def write_run(root: Path, planned: bool = False, exported: bool = True) -> list[
         "counts": root / "counts.parquet",
         "plan": root / "plan.json",
         "metrics": root / "metrics",
+        "speech": root / "speech",
         "summary": root / "metrics/summary.json",
         "figures": root / "metrics/figures",
         "page": root / "metrics/report.html",

@@ -1,3 +1,5 @@
+import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -29,6 +31,10 @@ class Document(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def reply(text: str, name: str, **changes: Any) -> dict[str, Any]:
+    return {"prompt": text, "asks": True, "reply": f"{text} {name}", "ended": True, "empty": False, "loops": False, **changes}
+
+
 def run(text: str = "plain", **changes: Any) -> page.Run:
     files = {**metrics(), **changes}
     files["dataset"] = {**files["dataset"], "sources": {text: {"name": text, "acknowledgement": text}}, text: text}
@@ -37,7 +43,7 @@ def run(text: str = "plain", **changes: Any) -> page.Run:
         metrics=files,
         parameters={"threshold": 0.1, text: text},
         pictures=[figures.Picture(picture.name, picture.title, text, text, picture.draw)],
-        samples=[page.Sample(text, text, text)],
+        spoken={name: {"domain": [reply(text, name)]} for name in page.EVALUATIONS},
         dropped=page.Dropped([text], {text: 3}),
     )
 
@@ -118,6 +124,38 @@ def test_heads_and_layers_are_named_where_they_went() -> None:
     assert "lost 1 of its key/value heads" in text
     assert "layers cut" not in without
     assert "key/value" not in without
+
+
+def test_the_worst_replies_are_open_and_the_rest_folded() -> None:
+    """By the file's: two that say nothing, then two loops, then one without an end. The others keep their order."""
+    flaws = {3: {"empty": True}, 9: {"empty": True}, 5: {"loops": True}, 7: {"loops": True}, 2: {"ended": False}}
+    spoken = {
+        name: {"domain": [reply(f"prompt {row}.", name, **(flaws.get(row, {}) if name == "exported" else {})) for row in range(10)]}
+        for name in page.EVALUATIONS
+    }
+    html = page.render(replace(run(), spoken=spoken))
+    text = Document(html).text
+    assert re.findall(r"“prompt (\d)\.”", text) == list("3957201468")
+    folded = Document(re.findall(r"<details>.*?</details>", html, re.DOTALL)[0]).text
+    assert "The other 4 prompts" in folded
+    assert re.findall(r"“prompt (\d)\.”", folded) == list("1468")
+    assert [text.count(flaw) for flaw in ("(empty)", "(loops)")] == [2, 2]
+    assert all(f"prompt 4. {name}" in folded for name in page.EVALUATIONS)
+
+
+def test_speech_has_a_column_for_each_model_that_spoke_and_no_section_where_none_did() -> None:
+    def without(*names: str) -> str:
+        silent = {name: {key: value for key, value in metrics()[name].items() if key != "speech"} for name in names}
+        whole = run(**silent)
+        spoken = {name: {} if name in names else said for name, said in whole.spoken.items()}
+        return Document(page.render(replace(whole, spoken=spoken))).text
+
+    words = "".join(without("tuned_parent").split())
+    assert "numberparentprunedtunedfileemptyreplies,domain0.0%0.0%0.0%0.0%replies" in words
+    assert "instructionskept50.0%50.0%50.0%50.0%What" in words
+    silent = without(*page.EVALUATIONS)
+    assert "How it speaks" not in silent
+    assert "Whether it answers when asked" in silent
 
 
 def test_what_was_not_measured_is_shown_as_such() -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from minigpts.reporting.summary import findings, summarize
-from tests.unit.reporting.run_files import evaluation
+from tests.unit.reporting.run_files import evaluation, speech
 
 
 def test_arithmetic() -> None:
@@ -24,6 +24,10 @@ def test_arithmetic() -> None:
         "bits_per_byte": 1.0,
         "bits_per_byte_ratio": 0.8,
         "bytes_reduction": pytest.approx(0.425),
+        "empty_rate": 0.0,
+        "end_rate": 0.75,
+        "instructions": 0.5,
+        "loop_rate": 0.1,
         "megabytes": 0.00115,
         "perplexity": 12.0,
         "perplexity_over_tuned_parent": 1.2,
@@ -84,7 +88,42 @@ def test_what_is_praised_is_better_than_the_tuned_parent(
 
 
 @pytest.mark.parametrize("tuned", [{}, evaluation()])
-def test_what_is_not_known_is_said(tuned: dict[str, Any]) -> None:
-    (finding,) = [finding for finding in findings(evaluation(), evaluation(), tuned) if finding.label == "Not known"]
-    assert "Whether it answers when asked" in finding.text
+@pytest.mark.parametrize("spoke", [True, False])
+def test_what_is_not_known_is_said(tuned: dict[str, Any], spoke: bool) -> None:
+    child = {key: value for key, value in evaluation().items() if spoke or key != "speech"}
+    (finding,) = [finding for finding in findings(evaluation(), child, tuned) if finding.label == "Not known"]
+    assert ("Whether it answers when asked" in finding.text) is not spoke
+    assert ("Whether what it says is true" in finding.text) is spoke
     assert ("tune_parent: true" in finding.text) is (tuned == {})
+
+
+@pytest.mark.parametrize(
+    ("child", "tuned", "good", "words"),
+    [
+        (
+            speech(0.0, 0.1),
+            None,
+            True,
+            "0.0% of its replies are empty and 10.0% loop (the untouched parent: 0.0% and 10.0%); it keeps",
+        ),
+        (speech(0.4, 0.0), None, False, "40.0% of its replies are empty and 0.0% loop"),
+        (speech(0.0, 0.2), None, False, "it keeps 50.0% of the checkable instructions (the untouched parent: 50.0%)."),
+        (speech(0.0, 0.2), speech(0.0, 0.2), True, "(the tuned parent: 0.0% and 20.0%)"),
+        (speech(0.1, 0.1), speech(0.2, 0.1), None, "(the tuned parent: 20.0% and 10.0%)"),  # better, but no praise
+        (speech(0.0, 0.1, kept=None), None, True, "(the untouched parent: 0.0% and 10.0%)."),
+    ],
+)
+def test_a_child_that_says_nothing_or_loops_is_called_worse(
+    child: dict[str, Any], tuned: dict[str, Any] | None, good: bool | None, words: str
+) -> None:
+    verdict = findings(evaluation(), evaluation(speech=child), evaluation(speech=tuned) if tuned else {})
+    (finding,) = [finding for finding in verdict if finding.label == "Speech"]
+    assert words in finding.text
+    assert finding.good is good
+
+
+def test_without_speech_nothing_is_said_of_it() -> None:
+    silent = {key: value for key, value in evaluation().items() if key != "speech"}
+    files = {"base": silent, "finetuned": silent, "exported": {}, "tuned_parent": {}, "finetune": {}}
+    assert summarize(files)["empty_rate"] is None
+    assert [finding for finding in findings(silent, silent, {}) if finding.label == "Speech"] == []

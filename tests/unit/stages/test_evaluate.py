@@ -21,7 +21,7 @@ KEYS = {
     *("acc", "acc_norm", "acc_stderr", "acc_norm_stderr", "validation_acc", "validation_acc_norm"),
     *("num_questions", "num_validation_questions", "bits_per_byte", "validation_bits_per_byte", "perplexity"),
     *("test_bytes", "test_tokens", "test_base_tokens", "vocab_size", "relative_size"),
-    *("num_parameters", "num_nonzero_parameters", "checkpoint_bytes"),
+    *("num_parameters", "num_nonzero_parameters", "checkpoint_bytes", "speech"),
 }
 TEST_TEXTS = tiny.sentences(12)
 
@@ -47,9 +47,10 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def write_params(folder, sequence_length=64, batch_tokens=400):
+def write_params(folder, sequence_length=64, batch_tokens=400, tokens=6):
     sections = {
         "evaluate": {"sequence_length": sequence_length},
+        "speech": {"tokens": tokens},
         "runtime": {"batch_tokens": batch_tokens, "num_threads": None},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(sections))
@@ -64,6 +65,7 @@ def run(folder, model="smaller", out="metrics.json", **changes):
         "test": folder / "test.parquet",
         "questions": folder / "mcq.jsonl",
         "metrics": folder / out,
+        "replies": folder / f"replies_{out}",
         "params": folder / "params.yaml",
     }
     evaluate.main([word for name, path in {**paths, **changes}.items() for word in (f"--{name}", str(path))])
@@ -102,10 +104,12 @@ def test_perplexity_is_per_token_of_the_base_tokenizer(inputs, tmp_path):
 
 def test_the_same_input_gives_the_same_bytes_and_other_batches_the_same_metrics(inputs, tmp_path):
     first, second = run(inputs, out="a.json"), run(inputs, out="b.json")
-    assert (inputs / "a.json").read_bytes() == (inputs / "b.json").read_bytes()
+    for name in ("{}.json", "replies_{}.json"):
+        assert (inputs / name.format("a")).read_bytes() == (inputs / name.format("b")).read_bytes()
     params = write_params(tmp_path, batch_tokens=70)
     third = run(inputs, out="c.json", params=params)
     assert third.pop("computed_on") == second.pop("computed_on") == first.pop("computed_on")
+    assert third.pop("speech") == second.pop("speech") == first.pop("speech")
     assert third == pytest.approx(second, rel=1e-5)
     assert first == second
 
@@ -117,10 +121,24 @@ def test_no_questions_leave_only_their_count(inputs, tmp_path):
     assert metrics["num_questions"] == metrics["num_validation_questions"] == 0
 
 
+def test_speech_is_measured_unless_it_is_switched_off(inputs, tmp_path):
+    speech = run(inputs)["speech"]
+    replies = artifacts.read_json(inputs / "replies_metrics.json")
+    assert {name: len(found) for name, found in replies.items()} == {"domain": 24, "general": 30, "sampled": 27, "instructions": 36}
+    assert speech["instructions"] == pytest.approx(sum(reply["kept"] for reply in replies["instructions"]) / 36)
+    for asked in ("domain", "general", "sampled"):
+        assert speech[asked]["empty_rate"] == pytest.approx(sum(reply["empty"] for reply in replies[asked]) / len(replies[asked]))
+    without = run(inputs, out="silent.json", params=write_params(tmp_path, tokens=0))
+    assert set(without) == KEYS - {"speech"}
+    assert artifacts.read_json(inputs / "replies_silent.json") == {}
+
+
 def test_bad_input_is_one_line_and_leaves_earlier_metrics(inputs, tmp_path):
     before = run(inputs)
     with pytest.raises(UserError, match=r"evaluate.sequence_length must be ≥ 1, got 0"):
         run(inputs, params=write_params(tmp_path, sequence_length=0))
+    with pytest.raises(UserError, match=r"speech.tokens must be ≥ 0, got -1"):
+        run(inputs, params=write_params(tmp_path, tokens=-1))
     artifacts.write_table(tmp_path / "empty.parquet", {"text": [""]})
     with pytest.raises(UserError, match="no text to score"):
         run(inputs, test=tmp_path / "empty.parquet")

@@ -49,6 +49,7 @@ def write_params(folder, **changes):
         "precision": {**dict.fromkeys(GROUPS, "Q8_0"), **{name: changes[name] for name in changes if name in GROUPS}},
         "export": {"tokens": 512, "formats": changes.get("formats", ["gguf"])},
         "evaluate": {"sequence_length": 64},
+        "speech": {"tokens": 6},
         "runtime": {"batch_tokens": 400, "num_threads": None},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(sections))
@@ -59,6 +60,7 @@ def scoring(folder, model, name):
     paths = {
         **{"model": folder / model, "base": folder / "base", "validation": folder / "validation.parquet"},
         **{"test": folder / "test.parquet", "questions": folder / "mcq.jsonl", "metrics": folder / f"{name}.json"},
+        "replies": folder / f"{name}_replies.json",
         "params": write_params(folder),
     }
     return [part for flag, path in paths.items() for part in (f"--{flag}", str(path))]
@@ -128,6 +130,9 @@ def test_the_file_is_scored_as_its_checkpoint(inputs, block_format, tolerance):
     assert found.keys() == of_checkpoint.keys()
     assert found["bits_per_byte"] == pytest.approx(of_checkpoint["bits_per_byte"], rel=tolerance)
     assert found["checkpoint_bytes"] == (inputs / "scored" / metrics["file"]).stat().st_size
+    said, by_checkpoint = (artifacts.read_json(inputs / f"{name}_replies.json") for name in ("scored_metrics", "finetuned"))
+    assert len(said["general"]) == 30 and len(said["instructions"]) >= 30
+    assert (said == by_checkpoint) is (block_format == "F32")
     if block_format == "Q8_0":
         assert found["bits_per_byte"] != of_checkpoint["bits_per_byte"]
 

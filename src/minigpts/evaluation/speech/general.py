@@ -1,0 +1,36 @@
+"""Thirty things that people ask any assistant, of no domain: what a child still makes of them tells what the cut took."""
+
+from __future__ import annotations
+
+GENERAL = (
+    "What is the capital of Italy?",
+    "How many days are there in a leap year?",
+    "Why do leaves change their colour in autumn?",
+    "What does a carpenter do?",
+    "How do I boil an egg?",
+    "What is the difference between a lake and a river?",
+    "Who writes the books in a library?",
+    "How can I fall asleep faster?",
+    "What should I pack for a week at the sea?",
+    "Why is it colder on a mountain than in the valley?",
+    "What is a rainbow made of?",
+    "How does a bicycle stay upright?",
+    "What can I cook with rice and tomatoes?",
+    "Is a whale a fish?",
+    "How do I remove a coffee stain from a shirt?",
+    "What is seven times eight?",
+    "Which month comes after August?",
+    "What is the opposite of generous?",
+    "Give me three names for a black cat.",
+    "Tell me a short story about a lighthouse.",
+    "Write a birthday greeting to my grandmother.",
+    "Write a short poem about rain.",
+    "Explain to a child how the moon gets its light.",
+    "Describe a quiet street in the early morning.",
+    "Suggest a game for a long train journey.",
+    "Recommend a present for someone who likes gardening.",
+    "Write an email that moves a meeting from Monday to Wednesday.",
+    "Put these in order of size: a horse, a mouse, an elephant, a dog.",
+    "Translate into French: Good morning, how are you?",
+    "Hello! Who are you, and what can you do for me?",
+)
