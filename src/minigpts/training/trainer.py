@@ -178,7 +178,8 @@ class FusedTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, by another way."""
-        layout, soft = document_mask(self.model, inputs["labels"]), None
+        begins, inputs = inputs["begins"], {name: values for name, values in inputs.items() if name != "begins"}
+        layout, soft = document_mask(self.model, begins), None
         if self.teacher is not None:
             with self.accelerator.autocast():
                 soft = self.teacher.soft_targets(inputs["input_ids"], layout)
