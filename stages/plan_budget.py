@@ -49,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         from minigpts.budget.trials import Tuning
         from minigpts.exporting.general_section import Provenance
         from minigpts.model.device import computed_on
-        from minigpts.training.data import read_training_text
+        from minigpts.training.data import read_text
 
         meter = damage_meter(arguments, damage, pruning, runtime)
         limit = Limit.of(meter.parent.stored, settings.target_size_reduction, settings.target_megabytes)
-        texts, spans = read_training_text(arguments.train) if settings.trial_tokens else ([], [])
+        texts, spans = read_text(arguments.train) if settings.trial_tokens else ([], [])
         tuning = Tuning(settings.trial_tokens, texts, spans, finetune, runtime)
         origin = Provenance(parent.name, parent.version, parent.url, parent.licence, dataset.name, 0, 0)
         planned, rows, metrics = planning.make(meter, measured, limit, settings.precisions, tuning, origin)

@@ -83,7 +83,7 @@ def _draw(
     return packing.pack_documents(pieces, recipe.sequence_length, targets), drawn / sum(map(len, texts))
 
 
-def read_training_text(path: Path) -> tuple[list[str], list[Spans | None]]:
+def read_text(path: Path) -> tuple[list[str], list[Spans | None]]:
     """The documents of a table, and which characters of each are targets: of a chat, what the assistant says; None: all."""
     columns = artifacts.read_table(path, ["text"], optional=["loss_spans"])
     return columns["text"], columns["loss_spans"]
