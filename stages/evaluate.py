@@ -66,8 +66,9 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
     tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
     base_tokenizer = checkpoint.load_fast_tokenizer(arguments.base)
     limits = {"sequence_length": settings.sequence_length, "batch_tokens": machine.batch_tokens}
+    spans = {split: artifacts.read_table(getattr(arguments, split), [], ["loss_spans"])["loss_spans"] for split in texts}
     metrics = {
-        **text_metrics(model, tokenizer, base_tokenizer, texts, **limits),
+        **text_metrics(model, tokenizer, base_tokenizer, texts, **limits, spans=spans),
         **accuracy_metrics(model, tokenizer, questions, batch_tokens=machine.batch_tokens),
         **size_metrics(arguments.model, arguments.base),
         "computed_on": computed_on(where),

@@ -47,7 +47,6 @@ def run(args: argparse.Namespace, default_scratch: Path) -> None:
     evaluation = params.read(args.params, EvaluateParams, "evaluate")
     runtime = params.read(args.params, params.Runtime, "runtime")
     parent = recipe.read_parent(args.parent)
-    train, validation = (artifacts.read_table(path, ["text"])["text"] for path in (args.train, args.validation))
     questions = [row for row in artifacts.read_jsonl(args.questions) if row["split"] == "validation"] if args.questions else []
     teacher = args.teacher if settings.distillation > 0 else None
     if teacher is not None and (teacher / checkpoint.SKIPPED).exists():
@@ -63,12 +62,14 @@ def run(args: argparse.Namespace, default_scratch: Path) -> None:
     config, dtype = checkpoint.load_config(args.model), StoredWeights(args.model).dtype
     packing.require_positions(config, settings.sequence_length, "finetune.sequence_length")
     tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general_text(args.general, settings.general_share)
-    sequences, share = data.draw_sequences(tokenizer, train, packing.boundaries(tokenizer, config), settings, general)
+    train, spans = data.read_text(args.train)
+    sequences, share = data.draw_sequences(tokenizer, train, packing.boundaries(tokenizer, config), settings, general, spans)
     identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation), "general": general}
     identity |= {"runtime": asdict(runtime), "computed_on": machine}
     inputs = [args.model, args.train, args.validation, args.parent, args.questions, teacher, Path(__file__)]
     state = scratch / resuming.fingerprint(identity, filter(None, inputs))
-    watched = trainer.Validation(tokenizer, validation, evaluation.sequence_length, parent, questions)
+    texts, asked = data.read_text(args.validation)
+    watched = trainer.Validation(tokenizer, texts, evaluation.sequence_length, parent, asked, questions)
     teaching = distillation.load_teacher(teacher, args.model, settings.distillation) if teacher else None
     rate, tried = settings.learning_rate, dict[float, float]()
     if rate is None:

@@ -49,11 +49,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         from minigpts.budget.trials import Tuning
         from minigpts.exporting.general_section import Provenance
         from minigpts.model.device import computed_on
+        from minigpts.training.data import read_text
 
         meter = damage_meter(arguments, damage, pruning, runtime)
         limit = Limit.of(meter.parent.stored, settings.target_size_reduction, settings.target_megabytes)
-        texts = artifacts.read_table(arguments.train, ["text"])["text"] if settings.trial_tokens else []
-        tuning = Tuning(settings.trial_tokens, texts, finetune, runtime)
+        texts, spans = read_text(arguments.train) if settings.trial_tokens else ([], [])
+        tuning = Tuning(settings.trial_tokens, texts, spans, finetune, runtime)
         origin = Provenance(parent.name, parent.version, parent.url, parent.licence, dataset.name, 0, 0)
         planned, rows, metrics = planning.make(meter, measured, limit, settings.precisions, tuning, origin)
         metrics = {**metrics, "computed_on": computed_on(meter.where)}

@@ -26,6 +26,7 @@ OPTIONAL = {
     "keep-terms": "terms whose tokens stay, a json list; without it, none",
     "validation": "validation text, parquet, only to warn of words that now take more tokens",
     "plan": "what plan_budget wrote; without it, embedding_threshold holds",
+    "chat-template": "the template that prepare_dataset rendered chats with where the parent has none, else empty",
 }
 
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from minigpts import artifacts
     from minigpts.budget import plan
-    from minigpts.model import checkpoint
+    from minigpts.model import chat_template, checkpoint
     from minigpts.model.families import spec_for
     from minigpts.vocabulary import counts, keep, terms, trim
     from minigpts.vocabulary.choice import VocabularyChoice
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         trim.trim_files(folder, choice.definition, choice.tokenizer, kept)
         for index_map in sorted(args.model.glob("*.parquet")):
             shutil.copyfile(index_map, folder / index_map.name)
+        if args.chat_template and args.chat_template.stat().st_size and not (folder / chat_template.NAME).exists():
+            shutil.copyfile(args.chat_template, folder / chat_template.NAME)
         artifacts.write_table(folder / "pruned_tokens.parquet", _index_map(tokens, count, reasons))
 
     before, after = (num_parameters(weights.shapes) for weights in (stored, StoredWeights(args.out)))

@@ -74,7 +74,7 @@ class Domain:
         """The figures of a GGUF file that was made from checkpoint ``folder``; no accuracy where there are no questions."""
         model, tokenizer = load(file, folder).to(DEVICE), checkpoint.load_tokenizer(folder)
         fast = checkpoint.load_fast_tokenizer(folder)
-        limits = {"sequence_length": SEQUENCE_LENGTH, "batch_tokens": BATCH_TOKENS}
+        limits: dict[str, Any] = {"sequence_length": SEQUENCE_LENGTH, "batch_tokens": BATCH_TOKENS}
         text = language_modeling.score(model, fast, self.test, **limits, progress="test text")
         scores = multiple_choice.score(model, fast, self.questions, batch_tokens=BATCH_TOKENS, progress="questions")
         accuracy = multiple_choice.accuracy(self.questions, scores)

@@ -80,7 +80,7 @@ def bits_per_byte(folder: Path, texts: Sequence[str], weights: Rounded = ()) -> 
     for name, weight in weights:
         checkpoint.set_tensor(model, name, values(weight, transposed))
     model.tie_weights()
-    limits = {"sequence_length": 1024, "batch_tokens": 4096}
+    limits: dict[str, Any] = {"sequence_length": 1024, "batch_tokens": 4096}
     return language_modeling.score(model.to(DEVICE), tokenizer, texts, **limits, progress="validation text").bits_per_byte
 
 

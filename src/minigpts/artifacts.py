@@ -125,17 +125,24 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
 
 @contextmanager
 def table_writer(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield a function that appends rows to a parquet file of text columns: one row group a call, so no more is in memory."""
+    """Yield a function that appends rows to a parquet file of text columns: one row group a call, so no more is in memory.
+
+    A column whose name ends in ``spans`` holds lists of pairs of integers.
+    """
     import pyarrow
     import pyarrow.parquet
 
-    schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
+    spans = pyarrow.list_(pyarrow.list_(pyarrow.int64()))
+    schema = pyarrow.schema([(name, spans if name.endswith("spans") else pyarrow.string()) for name in columns])
     with replacing(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
         yield lambda rows: writer.write_table(pyarrow.table(dict(rows), schema=schema))
 
 
-def read_table(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
-    """Read the named columns of a parquet file as lists. Raises UserError when the file or a column is missing."""
+def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """Read the named columns of a parquet file as lists, an ``optional`` one that isn't there as Nones.
+
+    Raises UserError when the file or another column is missing.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -146,7 +153,8 @@ def read_table(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
     for name in columns:
         if name not in table.column_names:
             raise UserError(f"{path}: no column '{name}'; it has {', '.join(table.column_names)}")
-    return {name: table[name].to_pylist() for name in columns}
+    there = {name: table[name].to_pylist() for name in (*columns, *optional) if name in table.column_names}
+    return {name: there.get(name, [None] * table.num_rows) for name in (*columns, *optional)}
 
 
 def stream_column(path: Path, column: str, batch_rows: int = 256) -> tuple[int, Iterator[Any]]:

@@ -13,7 +13,7 @@ from minigpts.budget import rounding
 from minigpts.budget.curves import Damage
 from minigpts.budget.damage import DamageMeter
 from minigpts.model.families import spec_for
-from minigpts.model.packing import boundaries
+from minigpts.model.packing import Spans, boundaries
 from minigpts.params import Runtime
 from minigpts.pruning.params import ByPlan
 from minigpts.training import data, probe
@@ -29,7 +29,8 @@ class Tuning:
     """How trials are tuned."""
 
     tokens: int  # of the training text; 0: no trials
-    texts: Sequence[str]  # the training text
+    texts: Sequence[str]  # the training text,
+    spans: Sequence[Spans | None]  # and which of its characters are targets
     recipe: Recipe  # the run's, of which a trial is a short one
     runtime: Runtime
 
@@ -43,7 +44,7 @@ def after_tuning(meter: DamageMeter, tuning: Tuning, cut: ByPlan, num_counted: i
     """The same after ``tuning.tokens`` tokens: below 0 where little tuning gains more than the plan costs."""
     model, tokenizer = meter.child(cut, num_counted)
     recipe = _short(tuning, model)
-    sequences, _ = data.draw_sequences(tokenizer, tuning.texts, boundaries(tokenizer, model.config), recipe)
+    sequences, _ = data.draw_sequences(tokenizer, tuning.texts, boundaries(tokenizer, model.config), recipe, spans=tuning.spans)
     with TemporaryDirectory() as state:
         probe.tune(model, sequences, recipe, tuning.runtime, Path(state), recipe.steps(sequences[:, 0].size))
     gc.collect()  # a Trainer is a cycle, and holds the model's size four times over

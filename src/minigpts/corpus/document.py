@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from minigpts.model.packing import Spans
+
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # and kana
 _NO_WORD = re.compile(r"\W")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
@@ -20,6 +22,13 @@ class Document:
     text: str
     group: str  # documents of one group land in one split: sibling terms, a block of codes, copies of one text
     source: str  # where it comes from, for the metrics
+    plain: str | None = None  # of a chat what is said in it, without its template's marks; None: the text itself
+    loss_spans: Spans | None = None  # of a chat which characters the assistant says; None: all of them count
+
+    @property
+    def words(self) -> str:
+        """What is compared with other texts: a template's marks are common to all chats."""
+        return self.text if self.plain is None else self.plain
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ which the caps keep small.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress, islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from minigpts.prefetch import ahead
 
 MINIMUM_BYTES = 500  # of text in each split: less than that measures nothing
 OUT_COLUMNS = ("text", "group")
+EXAMPLES = 3  # chats in the metrics, for the page to show what the child learns to say,
+EXAMPLE_CHARACTERS = 1500  # and how much of each
 
 Numbers = NDArray[np.intp]
 
@@ -46,11 +48,12 @@ class Prepared:
 
     def write(self, folder: Path) -> None:
         """Write the four tables and the questions. The training text keeps its source's order, so its readers must draw from it."""
-        with artifacts.table_writer(folder / "train.parquet", OUT_COLUMNS) as write:
-            for _, columns in self.store.selected(self.train, OUT_COLUMNS):
+        names = (*OUT_COLUMNS, "loss_spans") if self.store.num_chats else OUT_COLUMNS
+        with artifacts.table_writer(folder / "train.parquet", names) as write:
+            for _, columns in self.store.selected(self.train, names):
                 write(columns)
         for name, documents in self.documents.items():
-            rows = {column: [getattr(document, column) for document in documents] for column in OUT_COLUMNS}
+            rows = {column: [getattr(document, column) for document in documents] for column in names}
             artifacts.write_table(folder / f"{name}.parquet", rows)
         artifacts.write_jsonl(folder / "mcq.jsonl", self.question_rows())
 
@@ -123,15 +126,17 @@ def prepare(corpus: Corpus, settings: Settings, scratch: Path) -> Prepared:
         "sources": corpus.sources,
     }
     documents = {name: list(compress(items, staying[name])) for name, items in documents.items()}
+    if store.num_chats:
+        metrics["chats"] = {"read": store.num_chats, "examples": _examples(documents["calibration"])}
     return Prepared(store, _mask(kept["train"], total), documents, questions, metrics)
 
 
 def _stored(documents: Iterable[Document], scratch: Path) -> tuple[Store, Duplicates, NDArray[np.int64]]:
     """The stored documents, their duplicates, and their sizes in UTF-8 bytes, (documents,)."""
     store, duplicates, sizes = Store(scratch), Duplicates(), []
-    for texts in ahead(store.write(tqdm(documents, desc="reading", unit="document"))):
-        duplicates.add(words_of(texts))
-        sizes.append(np.array([len(text.encode()) for text in texts]))
+    for batch in ahead(store.write(tqdm(documents, desc="reading", unit="document"))):
+        duplicates.add(words_of([document.words for document in batch]))
+        sizes.append(np.array([len(document.text.encode()) for document in batch]))
     if not sizes:
         raise UserError("dataset: holds no text; give at least some documents")
     return store, duplicates, np.concatenate(sizes)
@@ -159,8 +164,9 @@ def _questions(
     if questions or settings.make_questions is None:
         assigned = assign(questions, groups, settings.max_questions, settings.seed)
     else:
+        worded = {name: [replace(item, text=item.words) for item in documents[name]] for name in settings.max_questions}
         assigned = {
-            name: completion.make(documents[name], settings.make_questions, settings.template_text, at_most, settings.seed)
+            name: completion.make(worded[name], settings.make_questions, settings.template_text, at_most, settings.seed)
             for name, at_most in settings.max_questions.items()
         }
     return {name: balanced(items) for name, items in assigned.items()}
@@ -169,17 +175,23 @@ def _questions(
 def _texts(documents: Mapping[str, Sequence[Document]], questions: Mapping[str, Sequence[Question]]) -> dict[str, list[str]]:
     """The texts that training must not see, by kind: ``test``, ``test_questions`` and so on."""
     return {
-        **{name: [document.text for document in items] for name, items in documents.items()},
+        **{name: [document.words for document in items] for name, items in documents.items()},
         **{f"{name}_questions": [question.evidence for question in items] for name, items in questions.items()},
     }
 
 
 def _look_through(store: Store, held_out: leaks.HeldOut, training_side: NDArray[np.bool_]) -> None:
     with tqdm(total=int(training_side.sum()), desc="looking for leaks", unit="document") as progress:
-        stored = ((numbers, columns["text"].to_pylist()) for numbers, columns in store.selected(training_side, ["text"]))
+        stored = ((numbers, _words(columns)) for numbers, columns in store.selected(training_side, ["text", "plain"]))
         for numbers, texts in ahead(stored):
             held_out.look_through(words_of(texts), numbers)
             progress.update(len(numbers))
+
+
+def _words(columns: Mapping[str, Any]) -> list[str]:
+    """As ``Document.words``, of stored documents."""
+    pairs = zip(columns["text"].to_pylist(), columns["plain"].to_pylist(), strict=True)
+    return [text if plain is None else plain for text, plain in pairs]
 
 
 def _without_leaks(
@@ -197,7 +209,7 @@ def _without_leaks(
         staying[name] = ~np.isin(kept[name], numbers)
         own = np.isin(numbers, kept[name])
         found[name] = held_out.count((numbers[own], runs[own]))
-    seen = held_out.find(words_of([document.text for document in documents["validation"]]))
+    seen = held_out.find(words_of([document.words for document in documents["validation"]]))
     near = held_out.leaks(seen, ["test", "test_questions"])
     staying["validation"][near[0]] = False
     found["validation"] = {kind: count for kind, count in held_out.count(near).items() if kind.startswith("test")}
@@ -206,6 +218,20 @@ def _without_leaks(
         "dropped": {kind: int((~texts).sum()) for kind, texts in staying.items()},
         "leakage": held_out.leakage({kind: staying[kind] for kind in by_heart}),
     }
+
+
+def _examples(documents: Sequence[Document]) -> list[dict[str, Any]]:
+    """The beginnings of the first few chats, with the characters that the assistant says."""
+    chats = [document for document in documents if document.loss_spans is not None][:EXAMPLES]
+    return [
+        {
+            "text": chat.text[:EXAMPLE_CHARACTERS],
+            "loss_spans": [
+                [first, min(end, EXAMPLE_CHARACTERS)] for first, end in chat.loss_spans or () if first < EXAMPLE_CHARACTERS
+            ],
+        }
+        for chat in chats
+    ]
 
 
 def _mask(numbers: Numbers, total: int) -> NDArray[np.bool_]:

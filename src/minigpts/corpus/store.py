@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BATCH_CHARACTERS = 1 << 20  # of the documents in memory together
 BATCH_DOCUMENTS = 1 << 13
-COLUMNS = ("text", "group", "source")
+COLUMNS = ("text", "group", "source", "plain", "loss_spans")
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -40,13 +40,15 @@ class Store:
     def __init__(self, path: Path) -> None:
         """``path``: of the parquet file; a batch becomes a row group."""
         self.path = path
+        self.num_chats = 0
 
-    def write(self, documents: Iterable[Document]) -> Iterator[list[str]]:
-        """Write the documents, and yield the texts of each batch as it is written. Raises what reading them raises."""
+    def write(self, documents: Iterable[Document]) -> Iterator[list[Document]]:
+        """Write the documents, and yield each batch as it is written. Raises what reading them raises."""
         with artifacts.table_writer(self.path, COLUMNS) as write:
             for batch in batches(documents):
                 write({name: [getattr(document, name) for document in batch] for name in COLUMNS})
-                yield [document.text for document in batch]
+                self.num_chats += sum(document.plain is not None for document in batch)
+                yield batch
 
     def codes(self, column: str) -> tuple[NDArray[np.int64], list[str]]:
         """The place of each document's value, (documents,), among the column's distinct values, and those values, sorted."""

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from minigpts.errors import UserError
 from minigpts.model import packing
 from minigpts.model.forward import last_hidden_states, log_likelihoods
+from minigpts.model.packing import Spans
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -40,11 +41,18 @@ class LanguageModelingResult:
     tokens: int  # of the scoring model's own tokenizer; BOS tokens don't count
     document_nats: tuple[float, ...]  # the same of each document, in order
     document_bytes: tuple[int, ...]
+    span_nats: float  # of the tokens that share a character with the spans given,
+    span_bytes: int  # and the spans' bytes; without spans both are the whole text's
 
     @property
     def bits_per_byte(self) -> float:
         """The model's code length for the text, relative to the text's own size."""
         return self.nats / math.log(2) / self.bytes
+
+    @property
+    def span_bits_per_byte(self) -> float:
+        """The same of what the spans cover: in chats what the assistant says; of the whole text where they cover nothing."""
+        return self.span_nats / math.log(2) / self.span_bytes if self.span_bytes else self.bits_per_byte
 
 
 @torch.inference_mode()
@@ -56,30 +64,46 @@ def score(
     sequence_length: int,
     batch_tokens: int,
     progress: str | None = None,
+    spans: Sequence[Spans | None] | None = None,
 ) -> LanguageModelingResult:
     """Sum the negative log-likelihood of ``texts``, each predicted from the BOS token on.
 
     ``sequence_length`` is the most tokens the model sees at once (never more than its own limit), ``batch_tokens`` about
     how many one forward takes (it changes memory and speed, not the result), ``progress`` the title of a progress bar.
+    What ``spans`` cover is summed by itself, too; a text without any (None) counts whole there.
     Raises UserError when there is no text. A damaged model's nats are not finite: the caller says what that means.
     """
     sizes = tuple(len(text.encode()) for text in texts)
     if sum(sizes) == 0:
         raise UserError("there is no text to score; check the data set's splits")
     bos = np.array([packing.boundaries(tokenizer, model.config).bos])
-    documents = packing.encode(tokenizer, texts)
+    spans = [None] * len(texts) if spans is None else spans
+    documents, covered = zip(*packing.encode_with_targets(tokenizer, texts, spans), strict=True)
     longest = min(sequence_length, model.config.max_position_embeddings)
     cut = [list(_windows(np.concatenate([bos, ids]), longest)) for ids in documents]
     windows = [window for document in cut for window in document]
     nats = np.zeros(len(windows))
+    by_token = [np.zeros(0)] * len(windows)
     with tqdm(total=sum(map(len, documents)), desc=progress, unit="token", disable=progress is None) as bar:
         for batch in batches([len(window) - 1 for window in windows], batch_tokens, max_padding(model.device, batch_tokens)):
-            nats[batch] = _negative_log_likelihoods(model, [windows[index] for index in batch])
+            nats[batch], found = _negative_log_likelihoods(model, [windows[index] for index in batch])
+            for index, those in zip(batch, found, strict=True):
+                by_token[index] = those
             bar.update(sum(len(windows[index]) - 1 for index in batch))
     # Summed in the documents' order, exactly: neither batching nor sorting shows.
     ends = np.cumsum([len(document) for document in cut])
     by_document = tuple(math.fsum(nats[end - len(document) : end]) for document, end in zip(cut, ends, strict=True))
-    return LanguageModelingResult(math.fsum(nats), sum(sizes), sum(map(len, documents)), by_document, sizes)
+    inside = np.concatenate(by_token)[np.concatenate(covered)]
+    said = [[text] if those is None else [text[slice(*span)] for span in those] for text, those in zip(texts, spans, strict=True)]
+    return LanguageModelingResult(
+        nats=math.fsum(nats),
+        bytes=sum(sizes),
+        tokens=sum(map(len, documents)),
+        document_nats=by_document,
+        document_bytes=sizes,
+        span_nats=math.fsum(inside),
+        span_bytes=sum(len(part.encode()) for parts in said for part in parts),
+    )
 
 
 def _windows(ids: np.ndarray, sequence_length: int) -> Iterator[np.ndarray]:
@@ -111,8 +135,8 @@ def batches(lengths: Sequence[int], batch_tokens: int, max_padding: int) -> Iter
         yield batch
 
 
-def _negative_log_likelihoods(model: PreTrainedModel, windows: Sequence[np.ndarray]) -> np.ndarray:
-    """Nats of each window's tokens after its first, float64 of shape (windows,)."""
+def _negative_log_likelihoods(model: PreTrainedModel, windows: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Nats of each window's tokens after its first, float64: their sum, (windows,), and those of each window, (tokens,)."""
     lengths = [len(window) - 1 for window in windows]
     # Right padding needs no attention mask: no real token looks to its right. Any id will do.
     inputs = torch.zeros(len(windows), max(lengths), dtype=torch.long)
@@ -123,4 +147,4 @@ def _negative_log_likelihoods(model: PreTrainedModel, windows: Sequence[np.ndarr
     hidden = last_hidden_states(model, inputs.to(model.device))  # (windows, tokens, hidden_size)
     targets = torch.from_numpy(np.concatenate([window[1:] for window in windows]))
     nats = -log_likelihoods(model, hidden[real.to(model.device)], targets)
-    return np.add.reduceat(nats, np.cumsum([0, *lengths[:-1]]))
+    return np.add.reduceat(nats, np.cumsum([0, *lengths[:-1]])), np.split(nats, np.cumsum(lengths[:-1]))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model import checkpoint, packing
+from minigpts.model.packing import Spans
 from minigpts.model.weights import StoredWeights, num_parameters
 
 if TYPE_CHECKING:
@@ -25,25 +26,31 @@ def text_metrics(
     *,
     sequence_length: int,
     batch_tokens: int,
+    spans: Mapping[str, Sequence[Spans | None]] | None = None,
 ) -> dict[str, float]:
     """``bits_per_byte`` of the texts named ``test`` and ``validation``, and the test text's ``perplexity``.
 
     Perplexity is per token of the *base* tokenizer, whichever tokenizer scored: per own token it would not compare
-    across vocabularies. Raises UserError when there is no text or the model predicts no finite probabilities.
+    across vocabularies. Where ``spans``, by the same names, say which characters of chats the assistant says, the validation
+    text's figure is of those alone, as tuning watches it, and the test text's chats have ``assistant_bits_per_byte``.
+    Raises UserError when there is no text or the model predicts no finite probabilities.
     """
     limits = {"sequence_length": sequence_length, "batch_tokens": batch_tokens}
-    validation = language_modeling.score(model, tokenizer, texts["validation"], **limits, progress="validation text")
-    test = language_modeling.score(model, tokenizer, texts["test"], **limits, progress="test text")
+    asked, tested = (None, []) if spans is None else (spans["validation"], spans["test"])
+    said = [those or () for those in tested] if any(tested) else None  # a text that is no chat has no assistant
+    validation = language_modeling.score(model, tokenizer, texts["validation"], **limits, progress="validation text", spans=asked)
+    test = language_modeling.score(model, tokenizer, texts["test"], **limits, progress="test text", spans=said)
     if not math.isfinite(validation.nats + test.nats):
         raise UserError("the checkpoint predicts no finite probabilities: its weights are damaged (NaN or overflow); make it again")
     base_tokens = sum(map(len, packing.encode(base_tokenizer, texts["test"])))
     return {
         "bits_per_byte": test.bits_per_byte,
-        "validation_bits_per_byte": validation.bits_per_byte,
+        "validation_bits_per_byte": validation.span_bits_per_byte,
         "perplexity": math.exp(test.nats / base_tokens),
         "test_bytes": test.bytes,
         "test_tokens": test.tokens,
         "test_base_tokens": base_tokens,
+        **({} if said is None else {"assistant_bits_per_byte": test.span_bits_per_byte}),
     }
 
 

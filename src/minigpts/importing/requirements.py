@@ -11,6 +11,7 @@ import numpy as np
 
 from minigpts.errors import UserError, blaming, named
 from minigpts.model import checkpoint, packing
+from minigpts.model.chat_template import ChatTemplate
 from minigpts.model.families import spec_for
 from minigpts.vocabulary import counts, dialect, keep, trim
 
@@ -55,8 +56,9 @@ def require_usable(
             raise UserError(f"{origins.tokenizer}: names the token id {token_id}, which is none of its {len(tokens)} tokens")
     special = _special_ids(config.to_dict(), tokens, origins.config)
     special |= _special_ids(generation_config.to_dict(), tokens, origins.generation_config)
-    template = set() if chat_template is None else keep.written_ids(chat_template, special_tokens, tokenizer, origins.chat_template)
-    _require_trimmable(definition, tokenizer, special | template, origins)
+    if chat_template is not None:
+        special |= keep.written_ids(ChatTemplate(chat_template, special_tokens), tokenizer, origins.chat_template)
+    _require_trimmable(definition, tokenizer, special, origins)
     with named("config.json", origins.config):
         packing.boundaries(tokenizer, config)
     _require_forward(config, origins)

@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy, linear
 from transformers import PreTrainedModel
 
 from minigpts.model.families import spec_for
-from minigpts.model.packing import IGNORED
 
 SLICE_ELEMENTS = 2**24  # logits alive at a time: 64 MiB in fp32; smaller slices make slower matrix products
 
@@ -70,17 +69,16 @@ def log_likelihoods(model: PreTrainedModel, hidden: torch.Tensor, targets: torch
     return -torch.cat(losses).double().cpu().numpy()
 
 
-def document_mask(model: PreTrainedModel, labels: torch.Tensor) -> Layout:
+def document_mask(model: PreTrainedModel, begins: torch.Tensor) -> Layout:
     """The ``position_ids`` and the ``attention_mask`` under which each document of packed rows is computed as if by itself.
 
-    ``labels`` (rows, tokens) are those of :func:`minigpts.model.packing.pack_documents`: a document begins wherever a token is
-    no target, so every token of padding is one. The mask is ours and not what transformers derives from positions that start
+    ``begins`` (rows, tokens) is where a document begins: where a label of :func:`minigpts.model.packing.pack_documents` is
+    ``IGNORED``, so every token of padding is one. The mask is ours and not what transformers derives from positions that start
     anew, since not all families do that (OPT).
     """
-    places = torch.arange(labels.shape[1], device=labels.device)
-    first = labels == IGNORED
-    positions = places - torch.where(first, places, 0).cummax(dim=1).values
-    document = first.cumsum(dim=1)
+    places = torch.arange(begins.shape[1], device=begins.device)
+    positions = places - torch.where(begins, places, 0).cummax(dim=1).values
+    document = begins.cumsum(dim=1)
     visible = (document[:, :, None] == document[:, None, :]) & (places[:, None] >= places)
     return {"position_ids": positions, "attention_mask": attention_mask(model, visible[:, None], positions)}
 

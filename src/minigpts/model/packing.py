@@ -10,6 +10,7 @@ The BOS token of a packed document is the one that stands before a scored one. N
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 BATCH_TEXTS = 256  # encoded at a time: enough to keep every thread busy, little enough to stop early
-IGNORED = -100  # the label of a token that is no target
+IGNORED = -100  # the label of a token that is no target: a document's first, and padding
+CONTEXT = -101  # the label of a token inside a document that is no target either: in a chat, what others than the model say
+
+Spans = Sequence[Sequence[int]]  # of characters: first, and one beyond the last; in order, and apart
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,38 @@ def encode_lazily(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[np.nda
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """The token ids of all texts, each int64 of shape (tokens,), without special tokens."""
     return list(encode_lazily(tokenizer, texts))
+
+
+def encode_with_targets(
+    tokenizer: Tokenizer, texts: Sequence[str], spans: Sequence[Spans | None]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The token ids of each text as :func:`encode_lazily` has them, and which of them are targets, bool of shape (tokens,).
+
+    A token is one if it shares a character with one of the text's ``spans``; without spans (None) every token is.
+    """
+    if all(those is None for those in spans):
+        yield from ((ids, np.ones(len(ids), dtype=np.bool_)) for ids in encode_lazily(tokenizer, texts))
+        return
+    # A post-processor adds nothing here, but may move offsets off the white space that a token begins or ends with.
+    plain = copy.deepcopy(tokenizer)
+    plain.post_processor = None  # type: ignore[assignment]
+    for start in range(0, len(texts), BATCH_TEXTS):
+        batch = slice(start, start + BATCH_TEXTS)
+        encodings = plain.encode_batch(list(texts[batch]), add_special_tokens=False)
+        for text, those, encoding in zip(texts[batch], spans[batch], encodings, strict=True):
+            offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+            yield np.array(encoding.ids, dtype=np.int64), _touching(offsets, len(text), those)
+
+
+def _touching(offsets: np.ndarray, length: int, spans: Spans | None) -> np.ndarray:
+    """Which offsets (tokens, 2) into a text of ``length`` characters share a character with a span; all of them for None."""
+    if spans is None:
+        return np.ones(len(offsets), dtype=np.bool_)
+    inside = np.zeros(length + 1, dtype=np.int64)  # characters of spans before each character
+    for first, end in spans:
+        inside[first + 1 : end + 1] = 1
+    before = inside.cumsum()
+    return before[offsets[:, 1]] > before[offsets[:, 0]]
 
 
 # What stands around a text
@@ -128,17 +164,23 @@ def pack_stream(
 
 def cut_document(ids: np.ndarray, around: Boundaries, sequence_length: int) -> Iterator[np.ndarray]:
     """``bos ids end`` as it is, or cut so that every token is once predicted by those before it in its piece, if too long."""
-    whole = np.concatenate([[around.bos], ids, [around.end]])
+    yield from cut(np.concatenate([[around.bos], ids, [around.end]]), sequence_length)
+
+
+def cut(whole: np.ndarray, sequence_length: int) -> Iterator[np.ndarray]:
+    """Pieces of ``whole`` (values,), each of which begins with the last value of the one before it."""
     for start in range(0, len(whole) - 1, sequence_length - 1):
         yield whole[start : start + sequence_length]
 
 
-def pack_documents(pieces: Sequence[np.ndarray], sequence_length: int) -> np.ndarray:
+def pack_documents(pieces: Sequence[np.ndarray], sequence_length: int, targets: Sequence[np.ndarray] | None = None) -> np.ndarray:
     """Lay pieces into rows, longest first, each where it leaves the least room: ids and labels, (rows, 2, sequence_length).
 
     Best-fit packing without truncation, arXiv 2404.10830: there is next to no padding, which fills half of the usual batches of
     one document a row. The label of a piece's first token, and of padding, is ``IGNORED``.
+    Where ``targets`` say which tokens of each piece are some, the label of any other is ``CONTEXT``.
     """
+    labels = pieces if targets is None else [np.where(those, ids, CONTEXT) for ids, those in zip(pieces, targets, strict=True)]
     members: list[list[int]] = []  # of each row
     with_room: list[list[int]] = [[] for _ in range(sequence_length + 1)]  # rows by the tokens that still fit
     for index in sorted(range(len(pieces)), key=lambda index: -len(pieces[index])):
@@ -150,15 +192,15 @@ def pack_documents(pieces: Sequence[np.ndarray], sequence_length: int) -> np.nda
         row = with_room[room].pop()
         members[row].append(index)
         with_room[room - length].append(row)
-    return np.stack([_row([pieces[index] for index in row], sequence_length) for row in members])
+    return np.stack([_row([(pieces[index], labels[index]) for index in row], sequence_length) for row in members])
 
 
-def _row(pieces: Sequence[np.ndarray], sequence_length: int) -> np.ndarray:
+def _row(pieces: Sequence[tuple[np.ndarray, np.ndarray]], sequence_length: int) -> np.ndarray:
     """Ids and labels of one row, (2, sequence_length). The room left is padded with a token it has: any will do."""
-    ids, labels = np.full(sequence_length, pieces[0][0]), np.full(sequence_length, IGNORED)
+    ids, labels = np.full(sequence_length, pieces[0][0][0]), np.full(sequence_length, IGNORED)
     start = 0
-    for piece in pieces:
+    for piece, wanted in pieces:
         ids[start : start + len(piece)] = piece
-        labels[start + 1 : start + len(piece)] = piece[1:]
+        labels[start + 1 : start + len(piece)] = wanted[1:]
         start += len(piece)
     return np.stack([ids, labels])

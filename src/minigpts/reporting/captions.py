@@ -74,7 +74,15 @@ NUMBERS = (
         "bits per byte, validation text",
         decimal,
         "lower",
-        "The same on the text that fine-tuning watches; recovery is measured against the parent's.",
+        "The same on the text that fine-tuning watches, of chats on what the assistant says; recovery is measured against the"
+        " parent's.",
+    ),
+    Number(
+        "assistant_bits_per_byte",
+        "bits per byte, assistant's turns",
+        decimal,
+        "lower",
+        "Of the test text's chats, what the assistant says alone: what tuning asks for.",
     ),
     Number(
         "perplexity",

@@ -69,11 +69,12 @@ def render(run: Run) -> str:
         speech=[row for number in SPEECH if (row := _row(run, number, _speaking(run))) is not None],
         worst=_conversations(run)[:WORST],
         others=_conversations(run)[WORST:],
+        chats=[_spoken(example) for example in dataset.get("chats", {}).get("examples", [])],
         dropped=run.dropped,
         parameters=flatten(run.parameters),
         sources={facts.get("name", key): _source(facts) for key, facts in sorted(dataset.get("sources", {}).items())},
         leaks=_leaks(dataset.get("leak_check", {})),
-        files=[(name, flatten(values)) for name, values in run.metrics.items()],
+        files=[(name, flatten(_without_chats(values))) for name, values in run.metrics.items()],
     )
 
 
@@ -201,6 +202,20 @@ def _leaks(check: Metrics) -> list[tuple[str, list[str]]]:
         )
         for kind in dict.fromkeys([*found, *dropped, *leakage])
     ]
+
+
+def _spoken(chat: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """A chat in pieces, each with whether the assistant says it."""
+    pieces, end = list[tuple[str, bool]](), 0
+    for first, last in chat["loss_spans"]:
+        pieces += [(chat["text"][end:first], False), (chat["text"][first:last], True)]
+        end = last
+    return [*pieces, (chat["text"][end:], False)]
+
+
+def _without_chats(values: Metrics) -> dict[str, Any]:
+    """The figures alone: the page shows the examples of chats elsewhere."""
+    return {key: {"read": value["read"]} if key == "chats" else value for key, value in values.items()}
 
 
 def _one_paragraph(text: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import packing
-from minigpts.model.packing import Boundaries
+from minigpts.model.packing import CONTEXT, IGNORED, Boundaries, Spans
 from minigpts.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -24,40 +24,69 @@ if TYPE_CHECKING:
 
 
 def draw_sequences(
-    tokenizer: Tokenizer, texts: Sequence[str], around: Boundaries, recipe: Recipe, general: Sequence[str] = ()
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    around: Boundaries,
+    recipe: Recipe,
+    general: Sequence[str] = (),
+    spans: Sequence[Spans | None] | None = None,
 ) -> tuple[np.ndarray, float]:
     """Pack documents in seeded order, as many as ``recipe.max_tokens`` takes, and the asked share of ``general`` text.
 
     Gives int64 (num_sequences, 2, sequence_length), ids and labels, and the share of ``texts``, by characters, that is among
-    them. The order matters where that is not all of it: the first documents may be all of one kind.
-    Raises UserError when there is no text.
+    them. The order matters where that is not all of it: the first documents may be all of one kind. Where a text has ``spans``,
+    only their tokens are targets, and a piece of it without any is left out. Raises UserError when there is no text.
     """
     own = 1 - recipe.general_share
-    rows, share = _draw(tokenizer, texts, around, recipe, round(own * recipe.max_tokens))
+    rows, share = _draw(tokenizer, texts, spans, around, recipe, round(own * recipe.max_tokens))
     count = round(len(rows) * recipe.general_share / own)
     if count:
-        others, _ = _draw(tokenizer, general, around, recipe, count * recipe.sequence_length)
+        others, _ = _draw(tokenizer, general, None, around, recipe, count * recipe.sequence_length)
         shuffled = np.random.default_rng(recipe.seed).permutation(others)
         rows = np.concatenate([rows, np.resize(shuffled, (count, *rows.shape[1:]))])  # repeated where it is too little
     return rows, share
 
 
 def _draw(
-    tokenizer: Tokenizer, texts: Sequence[str], around: Boundaries, recipe: Recipe, max_tokens: int
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    spans: Sequence[Spans | None] | None,
+    around: Boundaries,
+    recipe: Recipe,
+    max_tokens: int,
 ) -> tuple[np.ndarray, float]:
-    ordered = [texts[index] for index in np.random.default_rng(recipe.seed).permutation(len(texts))]
+    order = np.random.default_rng(recipe.seed).permutation(len(texts))
+    ordered, scored = [texts[index] for index in order], [None if spans is None else spans[index] for index in order]
+    special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     pieces: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
     drawn = tokens = 0
-    for document, ids in zip(ordered, packing.encode_lazily(tokenizer, ordered), strict=True):
+    for document, those, (ids, wanted) in zip(
+        ordered, scored, packing.encode_with_targets(tokenizer, ordered, scored), strict=True
+    ):
         drawn += len(document)
         if len(ids):
-            pieces += packing.cut_document(ids, around, recipe.sequence_length)
-            tokens += len(ids) + 2
+            # Where the template ends the last reply with no token of its own, end of text is what the model is to say there.
+            says_end = those is None or (bool(those) and those[-1][1] == len(document) and ids[-1] not in special)
+            whole = np.concatenate([[False], wanted, [says_end]])
+            cut = zip(
+                packing.cut_document(ids, around, recipe.sequence_length), packing.cut(whole, recipe.sequence_length), strict=True
+            )
+            kept = [(piece, asked) for piece, asked in cut if asked[1:].any()]
+            pieces += [piece for piece, _ in kept]
+            targets += [asked for _, asked in kept]
+            tokens += sum(len(piece) - 1 for piece, _ in kept) + bool(kept)
         if tokens >= max_tokens:
             break
     if not pieces:
         raise UserError("there is no text to train on; check the data set's splits and dataset.general_text")
-    return packing.pack_documents(pieces, recipe.sequence_length), drawn / sum(map(len, texts))
+    return packing.pack_documents(pieces, recipe.sequence_length, targets), drawn / sum(map(len, texts))
+
+
+def read_text(path: Path) -> tuple[list[str], list[Spans | None]]:
+    """The documents of a table, and which characters of each are targets: of a chat, what the assistant says; None: all."""
+    columns = artifacts.read_table(path, ["text"], optional=["loss_spans"])
+    return columns["text"], columns["loss_spans"]
 
 
 def read_general_text(path: Path | None, share: float) -> list[str]:
@@ -90,6 +119,6 @@ class PackedSequences(torch.utils.data.Dataset):
 
 
 def collate(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A batch of ids and labels, each (sequences, sequence_length)."""
+    """A batch of ids, labels and where documents begin, each (sequences, sequence_length)."""
     ids, labels = torch.stack(list(rows), dim=1)
-    return {"input_ids": ids, "labels": labels}
+    return {"input_ids": ids, "labels": labels.where(labels != CONTEXT, IGNORED), "begins": labels == IGNORED}

@@ -121,14 +121,16 @@ def _try(
         tune(model, sequences, recipe, runtime, state, steps, teacher)
     with deterministic():
         model.eval()
+        number = _documents(validation)
         result = language_modeling.score(
             model,
             validation.tokenizer,
-            _part(validation),
+            validation.texts[:number],
+            spans=None if validation.spans is None else validation.spans[:number],
             sequence_length=validation.sequence_length,
             batch_tokens=runtime.batch_tokens,
         )
-    (score,) = broadcast_object_list([result.bits_per_byte])
+    (score,) = broadcast_object_list([result.span_bits_per_byte])
     return score if math.isfinite(score) else math.inf
 
 
@@ -155,7 +157,6 @@ def tune(
         trainer.train()
 
 
-def _part(validation: Validation) -> list[str]:
-    """The first documents of the validation text that have :data:`CHARACTERS` between them."""
-    lengths = np.cumsum([len(text) for text in validation.texts])
-    return list(validation.texts[: int(np.searchsorted(lengths, CHARACTERS)) + 1])
+def _documents(validation: Validation) -> int:
+    """How many of the first documents of the validation text have :data:`CHARACTERS` between them."""
+    return int(np.searchsorted(np.cumsum([len(text) for text in validation.texts]), CHARACTERS)) + 1

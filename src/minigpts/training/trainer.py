@@ -28,6 +28,7 @@ from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model.forward import document_mask
 from minigpts.model.loss import fused_loss
+from minigpts.model.packing import Spans
 from minigpts.model.weights import read_tensors, write_tensors
 from minigpts.params import Runtime
 from minigpts.training import lora, resuming
@@ -50,6 +51,7 @@ class Validation:
     texts: Sequence[str]
     sequence_length: int  # the window the parent was scored with
     parent: Parent
+    spans: Sequence[Spans | None] | None = None  # which characters of the texts count, as in training; None: all
     questions: Sequence[Mapping[str, Any]] = ()  # multiple choice; without any, bits per byte alone are watched
 
 
@@ -178,7 +180,8 @@ class FusedTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, by another way."""
-        layout, soft = document_mask(self.model, inputs["labels"]), None
+        begins, inputs = inputs["begins"], {name: values for name, values in inputs.items() if name != "begins"}
+        layout, soft = document_mask(self.model, begins), None
         if self.teacher is not None:
             with self.accelerator.autocast():
                 soft = self.teacher.soft_targets(inputs["input_ids"], layout)
@@ -259,12 +262,17 @@ class _RecoveryTrainer(FusedTrainer):
     def _scores(self) -> dict[str, float]:
         given, batch_tokens = self.validation, self.runtime.batch_tokens
         result = language_modeling.score(
-            self.model, given.tokenizer, given.texts, sequence_length=given.sequence_length, batch_tokens=batch_tokens
+            self.model,
+            given.tokenizer,
+            given.texts,
+            sequence_length=given.sequence_length,
+            batch_tokens=batch_tokens,
+            spans=given.spans,
         )
         answers = multiple_choice.score(self.model, given.tokenizer, given.questions, batch_tokens=batch_tokens)
         accuracies = multiple_choice.accuracy(given.questions, answers)
         watched = {f"validation_{name}": accuracies[name] for name in ("acc", "acc_norm", "acc_norm_stderr") if name in accuracies}
-        return {"validation_bits_per_byte": result.bits_per_byte, **watched}
+        return {"validation_bits_per_byte": result.span_bits_per_byte, **watched}
 
 
 class _Schedule(TrainerCallback):

@@ -21,16 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minigpts import artifacts
 from minigpts.errors import UserError, blaming
+from minigpts.model import chat_template
+from minigpts.model.chat_template import ChatTemplate
 from minigpts.vocabulary import dialect
 from minigpts.vocabulary.trim import ids_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-# Put before a chat template, it answers for the clock that some ask (Llama 3.2's): what is kept must not depend on the date.
-ANY_DAY = "{% macro strftime_now(format) %}{{ days[format] }}{% endmacro %}{{ '' }}"
 
 # What a template that writes of tools alone is rendered with.
 EXAMPLE_TOOL = {
@@ -138,57 +136,37 @@ def derivation(token: str, ranks: dialect.Ranks) -> set[str]:
 
 def template_ids(directory: Path, tokenizer: Tokenizer) -> set[int]:
     """Ids of the tokens that a checkpoint's chat template writes, as :func:`written_ids`; none without ``chat_template.jinja``."""
-    path = directory / "chat_template.jinja"
-    if not path.exists():
-        return set()
-    settings = artifacts.read_json(directory / "tokenizer_config.json")
-    special = {role: token for role, token in settings.items() if role.endswith("_token") and isinstance(token, str)}
-    return written_ids(path.read_text(encoding="utf-8"), special, tokenizer, str(path))
+    template = ChatTemplate.of(directory)
+    return set() if template is None else written_ids(template, tokenizer, str(directory / chat_template.NAME))
 
 
-def written_ids(template: str, special: Mapping[str, str], tokenizer: Tokenizer, where: str) -> set[int]:
+def written_ids(template: ChatTemplate, tokenizer: Tokenizer, where: str) -> set[int]:
     """Ids of the tokens that a chat template writes, rendered around one-letter messages and piece by piece.
 
-    ``special`` are the special tokens by role ("eos_token"). Raises UserError, naming the file ``where``, for a template that
-    renders no conversation at all, even with a tool.
+    Raises UserError, naming the file ``where``, for a template that renders no conversation at all, even with a tool.
     """
     with blaming(where, "the chat template doesn't work; mend it or remove it"):
-        texts = {*_literals(template), *_rendered_conversations(template, special)}
+        texts = {*template.literals, *_rendered_conversations(template)}
         return {token_id for text in texts for token_id in tokenizer.encode(text, add_special_tokens=False).ids}
 
 
-def _literals(template: str) -> list[str]:
-    """The text between a Jinja template's tags and the strings inside them, trimmed as transformers has Jinja trim them."""
-    from jinja2 import Environment
-
-    stream = Environment(trim_blocks=True, lstrip_blocks=True).lexer.tokenize(template)
-    return [token.value for token in stream if token.type in ("data", "string")]
-
-
-def _rendered_conversations(template: str, special: Mapping[str, str]) -> list[str]:
+def _rendered_conversations(template: ChatTemplate) -> list[str]:
     """Each conversation as the template writes it, with and without a prompt for an answer; with a tool if it needs one."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    days = {literal: _every_day(literal) for literal in _literals(template) if "%" in literal}
     system, user, assistant = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
     conversations = ([user], [system, user], [user, assistant, user, assistant], [system, user, assistant])
     rendered: list[str] = []
     for tools in (None, [EXAMPLE_TOOL]):
         for conversation, prompt in product(conversations, (False, True)):
             try:
-                (text,), _ = render_jinja_template(
-                    [conversation], tools, chat_template=ANY_DAY + template, add_generation_prompt=prompt, days=days, **special
-                )
+                rendered.append(template.render(conversation, tools, prompt=prompt, day=_every_day))
             except Exception as error:  # a template is a program: some refuse a system message, others fail without tools
                 failure = error
-            else:
-                rendered.append(text)
         if rendered:
             return rendered
     raise failure
 
 
 def _every_day(date_format: str) -> str:
-    """A year's dates in one format."""
+    """A year's dates in one format: what is kept must not depend on the date."""
     new_year = date(2024, 1, 1)
     return " ".join((new_year + timedelta(days)).strftime(date_format) for days in range(366))

@@ -129,7 +129,7 @@ def test_a_store_gives_back_what_it_took(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "BATCH_CHARACTERS", 300)
     documents = list(corpus(50).documents)
     kept = store.Store(tmp_path / "store")
-    assert [item for batch in kept.write(documents) for item in batch] == [document.text for document in documents]
+    assert [item for batch in kept.write(documents) for item in batch] == documents
     numbers = np.array([49, 0, 7, 8])
     assert kept.documents(numbers, 50) == [documents[number] for number in numbers]
     codes, names = kept.codes("group")

@@ -50,6 +50,19 @@ def test_score_is_the_sum_over_documents_each_on_its_own(parts):
     assert result.bits_per_byte == pytest.approx(result.nats / math.log(2) / result.bytes)
 
 
+def test_what_spans_cover_and_the_rest_make_up_the_whole(parts):
+    model, tokenizer = parts
+    limits = {"sequence_length": 50, "batch_tokens": 300}
+    whole = language_modeling.score(model, tokenizer, TEXTS, **limits)
+    word = tokenizer.encode(TEXTS[-1], add_special_tokens=False).offsets[70][0]  # where a token begins, windows after the first
+    first = [[(0, word)] if text == TEXTS[-1] else [] for text in TEXTS]
+    rest = [[(word, len(text))] if text == TEXTS[-1] else None for text in TEXTS]
+    parts_of_it = [language_modeling.score(model, tokenizer, TEXTS, **limits, spans=spans) for spans in (first, rest)]
+    assert [part.nats for part in parts_of_it] == [whole.nats] * 2 and parts_of_it[0].span_nats < whole.document_nats[-1]
+    assert sum(part.span_nats for part in parts_of_it) == pytest.approx(whole.nats, rel=1e-6)
+    assert parts_of_it[0].span_bytes == word and sum(part.span_bytes for part in parts_of_it) == whole.bytes
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 111, 100_000])
 def test_batch_size_and_chunks_of_logits_do_not_show(parts, batch_tokens, monkeypatch):
     model, tokenizer = parts

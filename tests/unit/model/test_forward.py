@@ -55,7 +55,7 @@ def test_under_a_document_mask_each_document_of_a_row_is_computed_as_if_by_itsel
     pieces = [piece for row in IDS.numpy() for length in (4, 9) for piece in cut_document(row[:length], Boundaries(1, 2), 40)]
     ids, labels = torch.from_numpy(pack_documents(pieces, 40)).unbind(1)
     with torch.inference_mode():
-        packed = forward.last_hidden_states(model, ids, **forward.document_mask(model, labels))
+        packed = forward.last_hidden_states(model, ids, **forward.document_mask(model, labels == IGNORED))
         for piece in map(torch.from_numpy, pieces):
             ((row, start),) = [
                 (row, start)

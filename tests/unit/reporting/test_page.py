@@ -57,6 +57,15 @@ def test_what_comes_from_data_is_text_and_nothing_else() -> None:
     assert hostile.all("img")[0]["alt"] == HOSTILE
 
 
+def test_chats_show_what_is_asked_for_as_marked_text() -> None:
+    text = "User: <b>?</b>\n\nAssistant: It beats.</s>\n\nUser: more"
+    said = [text.index(" It beats"), text.index("\n\nUser: more")]
+    dataset = {**metrics()["dataset"], "chats": {"read": 9, "examples": [{"text": text, "loss_spans": [said]}]}}
+    html = page.render(run(dataset=dataset))
+    assert "User: &lt;b&gt;?&lt;/b&gt;\n\nAssistant:<mark> It beats.&lt;/s&gt;</mark>\n\nUser: more</blockquote>" in html
+    assert "chats.read" in html and "chats.examples" not in html and "<mark>" not in page.render(run())
+
+
 def test_nothing_is_fetched() -> None:
     document = Document(page.render(run(HOSTILE)))
     names = {"src", "srcset", "href", "poster", "data", "action", "background"}

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -112,6 +113,18 @@ def test_the_same_input_gives_the_same_bytes_and_other_batches_the_same_metrics(
     assert third.pop("speech") == second.pop("speech") == first.pop("speech")
     assert third == pytest.approx(second, rel=1e-5)
     assert first == second
+
+
+def test_of_chats_tuning_watches_what_the_assistant_says_and_the_test_scores_both(inputs, tmp_path):
+    spans = [[(5, len(text) - 3)] if row % 3 else None for row, text in enumerate(TEST_TEXTS)]
+    artifacts.write_table(tmp_path / "chats.parquet", {"text": TEST_TEXTS, "loss_spans": spans})
+    plain, chats = run(inputs), run(inputs, test=tmp_path / "chats.parquet", validation=tmp_path / "chats.parquet")
+    assert chats["bits_per_byte"] == plain["bits_per_byte"] and set(chats) == KEYS | {"assistant_bits_per_byte"}
+    model, tokenizer = checkpoint.load_model(inputs / "smaller", torch.float32), checkpoint.load_fast_tokenizer(inputs / "smaller")
+    score = partial(language_modeling.score, model, tokenizer, TEST_TEXTS, sequence_length=64, batch_tokens=400)
+    assert chats["validation_bits_per_byte"] == pytest.approx(score(spans=spans).span_bits_per_byte, rel=1e-6)
+    said = score(spans=[those or [] for those in spans])
+    assert chats["assistant_bits_per_byte"] == pytest.approx(said.span_bits_per_byte, rel=1e-6) and said.span_bytes < said.bytes
 
 
 def test_no_questions_leave_only_their_count(inputs, tmp_path):

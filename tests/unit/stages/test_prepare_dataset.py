@@ -6,9 +6,11 @@ import gzip
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import yaml
 
@@ -16,6 +18,7 @@ from minigpts import artifacts
 from minigpts.errors import UserError
 from stages import prepare_dataset
 from tests.tiny import sentences
+from tests.unit.corpus.chat_templates import FAMILIES, write_parent
 
 OUTPUTS = (
     "train.parquet",
@@ -25,6 +28,7 @@ OUTPUTS = (
     "mcq.jsonl",
     "keep_terms.json",
     "general.parquet",
+    "chat_template.jinja",
     "dataset.json",
 )
 
@@ -49,7 +53,8 @@ def write_text(folder: Path, count: int = 400) -> None:
 def run(folder: Path, out: str, **changes: Any) -> Path:
     target = folder / out
     params = write_params(folder, **changes)
-    prepare_dataset.main(["--out", str(target), "--metrics", str(target / "dataset.json"), "--params", str(params)])
+    flags = {"model": folder / "parent", "out": target, "metrics": target / "dataset.json", "params": params}
+    prepare_dataset.main([item for name, path in flags.items() for item in (f"--{name}", str(path))])
     return target
 
 
@@ -64,6 +69,8 @@ def test_own_text_and_questions_through_params_alone(tmp_path):
     metrics = artifacts.read_json(out / "dataset.json")
     assert metrics["documents"]["train"] == len(texts["train"]["text"])
     assert metrics["num_questions"] == 20
+    assert pyarrow.parquet.read_schema(out / "train.parquet").names == ["text", "group"] and "chats" not in metrics
+    assert (out / "chat_template.jinja").read_bytes() == b""
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
@@ -203,6 +210,29 @@ def test_what_was_dropped_is_counted_and_said(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "text left out on reading: empty rows 1" in said and "dropped: copies 1" in said
     assert not (out / ".documents.parquet").exists()
+
+
+@pytest.mark.parametrize("family", ["chatml", None])
+def test_chats_are_split_by_what_is_said_and_carry_their_mask(tmp_path, family):
+    write_parent(tmp_path / "parent", FAMILIES[family] if family else None)
+    system = {"role": "system", "content": " ".join(prose(-1, 40))}  # that all chats share, and that is no leak
+    rows = [
+        {"messages": [system, {"role": "user", "content": " ".join(prose(i, 20))}, {"role": "assistant", "content": f"Reply {i}."}]}
+        for i in range(300)
+    ]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    out = run(tmp_path, "out")
+    metrics = artifacts.read_json(out / "dataset.json")
+    assert metrics["dropped"]["copies"] == 1 and set(metrics["leak_check"]["leakage"].values()) == {0.0}
+    assert sum(metrics["documents"].values()) > 290 and metrics["chats"]["read"] == 301
+    end = "<|im_end|>" if family else "</s>"
+    for name in ("train", "calibration", "validation", "test"):
+        columns = artifacts.read_table(out / f"{name}.parquet", ["text", "group", "loss_spans"])
+        for text, spans in zip(columns["text"], columns["loss_spans"], strict=True):
+            assert re.fullmatch(rf" ?Reply \d+\.{re.escape(end)}", text[slice(*spans[0])]) and len(spans) == 1
+    shown = metrics["chats"]["examples"]
+    assert len(shown) == 3 and all(chat["text"][slice(*chat["loss_spans"][0])].endswith(end) for chat in shown)
+    assert bool((out / "chat_template.jinja").read_bytes()) == (family is None)
 
 
 @pytest.mark.parametrize(

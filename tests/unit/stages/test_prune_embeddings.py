@@ -33,9 +33,10 @@ class Run:
         self.num_tokens = tokenizer.get_vocab_size()
         write_counts(self.counts, tokenizer, count_tokens(tokenizer, TEXT))
 
-    def __call__(self, threshold: object = 0.0) -> None:
+    def __call__(self, threshold: object = 0.0, **more: Path) -> None:
         self.params.write_text(f"embedding_threshold: {threshold}\nthreshold: 0.1\n")
         flags = {"model": self.parent, "counts": self.counts, "out": self.out, "metrics": self.metrics, "params": self.params}
+        flags |= more
         prune_embeddings.main([item for name, path in flags.items() for item in (f"--{name}", str(path))])
 
     def kept(self) -> list[int]:
@@ -171,3 +172,16 @@ def test_a_parent_that_cannot_be_trimmed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.json: it is a WordPiece tokenizer, and only BPE"):
         run()
     assert not run.out.exists()
+
+
+def test_a_template_that_chats_were_rendered_with_ships_where_the_parent_has_none(tmp_path: Path) -> None:
+    run, ours, none = Run(tmp_path), tmp_path / "ours.jinja", tmp_path / "none.jinja"
+    ours.write_text("{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}")
+    none.write_text("")
+    run(**{"chat-template": ours})
+    assert (run.out / "chat_template.jinja").read_text() == tiny.CHAT_TEMPLATE
+    (run.parent / "chat_template.jinja").unlink()
+    run(**{"chat-template": none})
+    assert not (run.out / "chat_template.jinja").exists()
+    run(**{"chat-template": ours})
+    assert AutoTokenizer.from_pretrained(run.out).apply_chat_template(CONVERSATION[1:2], tokenize=False) == f"user: {TEXT[0]}"

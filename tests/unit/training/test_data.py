@@ -31,10 +31,30 @@ def test_documents_in_a_row_are_scored_as_each_alone(tmp_path, family):
     batch = data.collate([torch.from_numpy(row) for row in rows])
     count = (batch["labels"] != IGNORED).sum()
     with fused_loss(model):
-        loss = model(**batch, **document_mask(model, batch["labels"])).loss * count
+        loss = model(**batch, **document_mask(model, batch.pop("begins"))).loss * count
     expected = language_modeling.score(model, tokenizer, texts, sequence_length=100, batch_tokens=1).nats
     expected += _ends(model, tokenizer, texts)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_what_spans_cover_is_learnt_and_the_rest_is_seen(tmp_path):
+    model = checkpoint.load_model(tiny.write_checkpoint(tmp_path / "model", "gemma2"), torch.float32)
+    tokenizer, texts = checkpoint.load_fast_tokenizer(tmp_path / "model"), tiny.sentences(6)
+    spans = [None, [(0, 9)], [(12, 20), (30, 31)], [], [(5, len(texts[4]))], [(len(texts[5]) - 1, len(texts[5]))]]
+    recipe = replace(RECIPE, sequence_length=100, max_tokens=10**6)
+    batch = data.collate([torch.from_numpy(row) for row in data.draw_sequences(tokenizer, texts, AROUND, recipe, spans=spans)[0]])
+    layout, count = document_mask(model, batch.pop("begins")), (batch["labels"] != IGNORED).sum()
+    with fused_loss(model):
+        loss = model(**batch, **layout).loss * count
+    nats, targets = 0.0, 0
+    for text, those in zip(texts, spans, strict=True):
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        scores = model(torch.tensor([[1, *encoding.ids]])).logits[0].detach().log_softmax(-1)
+        offsets = [*encoding.offsets, (len(text) - 1, len(text))]  # end of text is asked for where the last character is
+        for place, (token, (first, end)) in enumerate(zip([*encoding.ids, 2], offsets, strict=True)):
+            if those is None or any(first < b and end > a for a, b in those):
+                nats, targets = nats - float(scores[place, token]), targets + 1
+    assert float(loss.detach()) == pytest.approx(nats, rel=1e-5) and int(count) == targets
 
 
 def _ends(model, tokenizer, texts):

@@ -35,7 +35,7 @@ def _backward(model, value):
 
 
 def _fused(model, teacher):
-    layout = document_mask(model, LABELS)
+    layout = document_mask(model, LABELS == IGNORED)
     with loss.fused_loss(model, teacher.soft_targets(IDS, layout)):
         return _backward(model, model(input_ids=IDS, labels=LABELS, **layout).loss)
 
@@ -47,7 +47,7 @@ def test_loss_and_gradients_are_those_of_plain_autograd(tmp_path, monkeypatch, f
     monkeypatch.setattr(forward, "SLICE_ELEMENTS", rows * child.config.vocab_size)
     value, gradients = _fused(child, teacher)
 
-    layout, counts = document_mask(child, LABELS), LABELS[:, 1:] != IGNORED
+    layout, counts = document_mask(child, LABELS == IGNORED), LABELS[:, 1:] != IGNORED
     logits = child(input_ids=IDS, **layout).logits[:, :-1][counts]
     with torch.no_grad():
         wanted = parent(input_ids=kept[IDS], **layout).logits[:, :-1][counts][:, kept].softmax(-1)

@@ -72,7 +72,7 @@ def find(tmp_path, monkeypatch):
     rows, _ = draw_sequences(tokenizer, tiny.sentences(100), packing.boundaries(tokenizer, config), recipe)
 
     def run(name, texts=TEXTS, questions=(), **changes):
-        validation = Validation(tokenizer, texts, 64, Parent(1.0), questions)
+        validation = Validation(tokenizer, texts, 64, Parent(1.0), None, questions)
         given = replace(recipe, **changes)
         return probe.find_rate(folder, rows, validation, recipe=given, runtime=Runtime(4096, 1), state=tmp_path / name)
 

@@ -18,10 +18,14 @@ from typing import Any
 
 from minigpts.corpus.document import Corpus, Document, normalized
 from minigpts.corpus.passages import passages
-from minigpts.corpus.readers import folders, lines, tables
+from minigpts.corpus.readers import chat_rows, folders, lines, tables
+from minigpts.corpus.readers.chat_rows import Chat, Layout, LeftOut
 from minigpts.corpus.readers.missing import missing
 from minigpts.corpus.readers.notes import note
 from minigpts.errors import UserError
+from minigpts.model.packing import Spans
+
+Render = Callable[[Chat, str], tuple[str, Spans]]  # of a chat and where it stands; see Renderer.render
 
 SOURCE = "local"
 PROSE = (".markdown", ".md", ".txt")
@@ -100,26 +104,35 @@ class Columns:
         return printable(str(value), Counter())
 
 
-def read_corpus(path: Path, columns: Columns, param: str = "dataset.source") -> Corpus:
-    """The text of a file, or of all such files in a folder and below. Raises UserError naming ``param`` for a path without any."""
-    texts = Texts(path, columns, param)
+def read_corpus(path: Path, columns: Columns, param: str = "dataset.source", render: Render | None = None) -> Corpus:
+    """The text of a file, or of all such files in a folder and below; chats among it become text by ``render``.
+
+    Raises UserError naming ``param`` for a path without any.
+    """
+    texts = Texts(path, columns, param, render)
     return Corpus(texts, [], {SOURCE: {"name": path.name, "sha256": folders.digest(texts.files)}})
 
 
 def documents(
-    rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Columns, source: str, dropped: Counter[str]
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    columns: Columns,
+    source: str,
+    dropped: Counter[str],
+    chats: Chats | None = None,
 ) -> Iterator[Document]:
-    """Turn rows, each with its location, into documents; a long row becomes several of one group.
+    """Turn rows, each with its location, into documents; a long row becomes several of one group, unless it is one of ``chats``.
 
     Without a value in the group's column, the group is a hash of the first passage's words, so that copies share it whatever
     their case and punctuation. Removes empty rows and control characters, and counts them in ``dropped``.
     Raises UserError naming the row for a missing column or a value that isn't text.
     """
     for where, row in rows:
+        if chats is not None and (layout := chats.layout(row)) is not None:
+            yield from chats.documents(layout, row, where, source, dropped)
+            continue
         columns.require(row, where)
         text = columns.text_of(row, where)
-        if "\r" in text:
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = _one_line_end(text)
         group = columns.group_of(row, dropped)
         empty = True
         for passage in passages([printable(text, dropped)]):
@@ -137,8 +150,52 @@ def printable(text: str, dropped: Counter[str]) -> str:
     return clean
 
 
+def _one_line_end(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 def _group(text: str) -> str:
     return hashlib.sha256(normalized(text).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Chats:
+    """The chats among a file's rows, as documents."""
+
+    path: Path
+    columns: Columns
+    render: Render
+
+    def layout(self, row: Mapping[str, Any]) -> Layout | None:
+        """How the row holds a chat; None where it has the column of the text, or no chat."""
+        if self.columns.template is not None or (layout := chat_rows.layout_of(row)) is None:
+            return None
+        if self.columns.text in row and not isinstance(row[self.columns.text], list):
+            note(f"{self.path}: read as text by its column '{self.columns.text}', not as chats, layout {layout.name}")
+            return None
+        return layout
+
+    def documents(
+        self, layout: Layout, row: Mapping[str, Any], where: str, source: str, dropped: Counter[str]
+    ) -> Iterator[Document]:
+        """The row's chat as one document, however long; none, counted in ``dropped``, where nothing can be learnt from it.
+
+        Raises UserError naming the row for what is no chat.
+        """
+        note(f"{self.path}: chats, layout {layout.name}")
+        try:
+            chat = chat_rows.read(layout, row, where, lambda text: printable(_one_line_end(text), dropped))
+            if chat is None:
+                dropped["empty rows"] += 1
+                return
+            text, spans = self.render(chat, where)
+        except LeftOut as reason:
+            if chat_rows.counted(dropped, reason):
+                note(f"{where}: left out, the first of the {reason}" + (f" ({cause})" if (cause := reason.__cause__) else ""))
+            return
+        if self.columns.group is not None and self.columns.group not in row:
+            self.columns.require(row, where)
+        yield Document(text, self.columns.group_of(row, dropped) or _group(chat.plain), source, chat.plain, spans)
 
 
 class Texts:
@@ -149,9 +206,9 @@ class Texts:
     be split otherwise. Then a test passage may follow a training passage; to prevent that, give a file for each chapter.
     """
 
-    def __init__(self, path: Path, columns: Columns, param: str) -> None:
+    def __init__(self, path: Path, columns: Columns, param: str, render: Render | None = None) -> None:
         """Find the files. Raises UserError naming ``param`` when there are none; faults inside them are raised on reading."""
-        self.path, self.columns = path, columns
+        self.path, self.columns, self.render = path, columns, render
         self._passed_over: Counter[str] = Counter()
         self.files = folders.text_files(path, KINDS, param, self._passed_over)
         self.dropped = self._passed_over.copy()  # what the last reading left out, by reason
@@ -174,7 +231,9 @@ class Texts:
 
     def _read(self, path: Path, apart: bool, dropped: Counter[str]) -> Iterator[Document]:
         if folders.suffix(path) not in PROSE:
-            yield from documents(_ROWS[folders.suffix(path)](path, self.columns, dropped), self.columns, SOURCE, dropped)
+            chats = None if self.render is None else Chats(path, self.columns, self.render)
+            rows = _ROWS[folders.suffix(path)](path, self.columns, dropped, chats)
+            yield from documents(rows, self.columns, SOURCE, dropped, chats)
         elif self.columns.template is not None or self.columns.group is not None:
             note(f"{path}: not read, since it has no columns for dataset.template or dataset.group_column")
             dropped["files without columns"] += 1
@@ -188,15 +247,15 @@ class Texts:
 Rows = Iterator[tuple[str, Mapping[str, Any]]]  # with where each stands
 
 
-def _jsonl_rows(path: Path, columns: Columns, dropped: Counter[str]) -> Rows:
+def _jsonl_rows(path: Path, columns: Columns, dropped: Counter[str], chats: Chats | None) -> Rows:
     return ((f"{path}:{line}", row) for line, row in lines.json_rows(path))
 
 
-def _table_rows(path: Path, columns: Columns, dropped: Counter[str]) -> Rows:
+def _table_rows(path: Path, columns: Columns, dropped: Counter[str], chats: Chats | None) -> Rows:
     return ((f"{path}:{line}", row) for line, row in tables.rows(path, dropped))
 
 
-def _parquet_rows(path: Path, columns: Columns, dropped: Counter[str]) -> Rows:
+def _parquet_rows(path: Path, columns: Columns, dropped: Counter[str], chats: Chats | None) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
@@ -204,8 +263,12 @@ def _parquet_rows(path: Path, columns: Columns, dropped: Counter[str]) -> Rows:
     try:
         with pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER) as file:
             tables.require_distinct(file.schema_arrow.names, str(path))
-            columns.require(file.schema_arrow.names, str(path))
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns.names())):
+            names = file.schema_arrow.names
+            layout = None if chats is None or columns.template is not None else chat_rows.layout_of(names)
+            if layout is None:
+                columns.require(names, str(path))
+            wanted = {*columns.names(), *(chat_rows.columns_of(layout, names) if layout else ())}
+            for batch in file.iter_batches(_BATCH_ROWS, columns=[name for name in names if name in wanted]):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
@@ -214,7 +277,7 @@ def _parquet_rows(path: Path, columns: Columns, dropped: Counter[str]) -> Rows:
         raise UserError(f"{path}: not a readable parquet file after row {number} ({reason})") from None
 
 
-_ROWS: dict[str, Callable[[Path, Columns, Counter[str]], Rows]] = {
+_ROWS: dict[str, Callable[[Path, Columns, Counter[str], Chats | None], Rows]] = {
     ".csv": _table_rows,
     ".jsonl": _jsonl_rows,
     ".parquet": _parquet_rows,
