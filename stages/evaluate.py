@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
     said: dict[str, Any] = {}
     if speech.tokens:
         speaker, documents, batches = checkpoint.load_tokenizer(arguments.model), texts["test"], machine.batch_tokens
-        metrics["speech"], said = measure(model, speaker, documents, speech.tokens, batch_tokens=batches)
+        metrics["speech"], said = measure(model, speaker, documents, spans["test"], speech.tokens, batch_tokens=batches)
     artifacts.write_json(arguments.replies, said)
     artifacts.write_json(arguments.metrics, metrics)
 

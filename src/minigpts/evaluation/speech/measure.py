@@ -15,6 +15,8 @@ from minigpts.evaluation.speech.replies import Reply, figures, replies
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from minigpts.model.packing import Spans
+
 SAMPLED_STEP = 2  # every other prompt is asked a second time, and sampled
 
 
@@ -22,16 +24,18 @@ def measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[str],
+    spans: Sequence[Spans | None],
     max_new_tokens: int,
     *,
     batch_tokens: int,
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """The figures, and every reply they are of, as they are written.
 
-    The figures are those of :func:`replies.figures` under ``domain``, ``general`` and ``sampled`` (prompts of both), and the share
-    of :data:`INSTRUCTIONS` that are kept: null where the tokenizer has no chat template to give them through.
+    Prompts come from ``documents``, of which ``spans`` are what an assistant says, None where it is no chat. The figures are those
+    of :func:`replies.figures` under ``domain``, ``general`` and ``sampled`` (prompts of both), and the share of
+    :data:`INSTRUCTIONS` that are kept: null where the tokenizer has no chat template to give them through.
     """
-    domain, general = of_documents(documents), [Prompt(text, True) for text in GENERAL]
+    domain, general = of_documents(documents, spans), [Prompt(text, True) for text in GENERAL]
     instructions = INSTRUCTIONS if tokenizer.chat_template is not None else ()
     asked = [*domain, *general, *(Prompt(instruction.request, True) for instruction in instructions)]
     speak = partial(replies, model, tokenizer, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)

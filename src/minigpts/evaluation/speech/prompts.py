@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from minigpts.model import packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from minigpts.model.packing import Spans
 
 PROMPTS = 30
 FIRST_WORDS = 5  # of a document, for the model to go on from
@@ -27,15 +30,19 @@ class Prompt:
     asks: bool
 
 
-def of_documents(documents: Iterable[str], count: int = PROMPTS) -> list[Prompt]:
+def of_documents(documents: Iterable[str], spans: Iterable[Spans | None] = repeat(None), count: int = PROMPTS) -> list[Prompt]:
     """``count`` prompts from documents spread evenly over all; fewer where there are few documents.
 
     A third are questions: the document's own, or "What is …?" its topic. A third are "List three facts about …" other topics,
-    and a third are beginnings of documents. Where there are too few of a kind, the others fill up.
+    and a third are beginnings of documents. Where there are too few of a kind, the others fill up. Of a chat, the document has
+    ``spans``: the beginning is all of it up to what the assistant says first.
     """
     asking, listing, beginnings = [], [], []
     topics = 0
-    for text in documents:
+    for text, said in zip(documents, spans):  # noqa: B905  # without spans, all are None
+        if said:
+            beginnings.append(text[: said[0][0]])
+            continue
         if own := ASKED.match(text):
             asking += [own[1].strip()] if len(own[1].split()) <= LONGEST_QUESTION else []
             continue

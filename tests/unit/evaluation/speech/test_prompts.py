@@ -14,7 +14,7 @@ from tests.unit.post_processors import POST_PROCESSORS
 def test_a_third_each_are_questions_requests_and_beginnings_from_all_over_the_text():
     documents = [f"Topic {i}: a text about it" for i in range(40)] + [f"Question: Why {i}?\nAnswer: so" for i in range(20)]
     documents += [f"Plain words {i} without any topic" for i in range(40)] + ["", f"Question: {'why ' * 50}?"]
-    assert of_documents(documents, 6) == [
+    assert of_documents(documents, count=6) == [
         Prompt("What is Topic 0?", True),
         Prompt("Why 0?", True),
         Prompt("List three facts about Topic 1.", True),
@@ -32,6 +32,14 @@ def test_text_of_one_kind_makes_prompts_of_one_kind(documents, asking):
     found = of_documents(documents)
     assert len(set(found)) == 30 and sum(prompt.asks for prompt in found) == asking
     assert len(of_documents(documents[:7])) == 7
+
+
+def test_a_chat_is_gone_on_from_where_the_assistant_speaks_first():
+    chat = "<user> Why?\n<assistant> So.\n<user> And?\n<assistant> Too."
+    assert of_documents([chat, "Plain words"], [[[24, 28], [53, 57]], None]) == [
+        Prompt("<user> Why?\n<assistant> ", False),
+        Prompt("Plain words", False),
+    ]
 
 
 def test_the_general_prompts_are_thirty_different_ones():

@@ -88,7 +88,7 @@ def test_a_model_that_says_one_word_loops_and_one_that_ends_at_once_is_empty(say
         model.model.embed_tokens.weight.fill_(1.0)
         hidden = model.model(torch.tensor([[5]])).last_hidden_state[0, 0]
         model.lm_head.weight.zero_()[said] = hidden
-    metrics, written = measure(model, tokenizer, tiny.sentences(40), 9, batch_tokens=4096)
+    metrics, written = measure(model, tokenizer, tiny.sentences(40), [None] * 40, 9, batch_tokens=4096)
     empty = float(says == "nothing")
     figures = {"empty_rate": empty, "end_rate": empty, "loop_rate": 1 - empty, "length": 9 * (1 - empty)}
     distinct = None if empty else metrics["domain"]["distinct_2"]
@@ -101,5 +101,5 @@ def test_a_model_that_says_one_word_loops_and_one_that_ends_at_once_is_empty(say
         "instructions": len(INSTRUCTIONS),
     }
     tokenizer.chat_template = None
-    metrics, written = measure(model, tokenizer, tiny.sentences(40), 2, batch_tokens=4096)
+    metrics, written = measure(model, tokenizer, tiny.sentences(40), [None] * 40, 2, batch_tokens=4096)
     assert metrics["instructions"] is None and written["instructions"] == []
