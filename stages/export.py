@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,17 +14,22 @@ from minigpts.errors import exit_cleanly
 from minigpts.exporting.params import SEQUENCE_LENGTH, ExportParams
 from minigpts.importing.source import ModelSource
 from minigpts.model import checkpoint
+from minigpts.model.weights import StoredWeights
+from minigpts.quantization.groups import formats_of
 from minigpts.quantization.params import Precision
+from minigpts.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
 
-    from minigpts.quantization.formats import PackedWeight
+    from minigpts.quantization.blocks import Blocks
+    from minigpts.quantization.formats import BlockFormat, PackedWeight
 
 FLAGS = {
     "model": "the tuned checkpoint",
     "plan": "what plan_budget wrote: a plan's formats replace section precision",
     "text": "calibration text, parquet: what rounding is fitted to",
+    "train": "training text, parquet: what the blocks' scales are tuned on",
     "parent": "metrics of the parent, for the card",
     "child": "metrics of the checkpoint, for the card",
     "tuned-parent": "metrics of the tuned parent, for the card; empty where it wasn't tuned",
@@ -43,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = params.read(args.params, Params, "export")
     precision = params.read(args.params, Precision, "precision")
     machine = params.read(args.params, params.Runtime, "runtime")
+    tuning = params.read(args.params, Recipe, "finetune")
     parent = params.read(args.params, ModelSource, "model")
     dataset = params.read(args.params, Settings, "dataset")
     if not settings.formats:
@@ -67,37 +73,47 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = precision.by_group() if planned is None or planned.formats is None else planned.formats
     texts = artifacts.read_table(args.text, ["text"])["text"]
     sources = artifacts.read_json(args.dataset)["sources"].values()
-    weights = _rounded(args.model, wanted, texts, settings, machine)
+    config, shapes = checkpoint.load_config(args.model), StoredWeights(args.model).shapes
+    formats = {name: found for name, found in formats_of(config.model_type, shapes, wanted).items() if found.levels}
+    rounded = _rounded(args.model, formats, texts, settings.tokens, machine)
+    if settings.scale_tokens and formats:
+        from minigpts.training import block_scales, data
+
+        documents = data.read_text(args.train)
+        tuned = block_scales.tune_scales(args.model, dict(rounded), *documents, settings.scale_tokens, tuning, machine)
+        rounded = iter(tuned.items())
+    weights = _weights(args.model, formats, rounded)
     describe = partial(card.render, origin=origin, models=columns, sources=sources, checkpoint=args.model)
     metrics = export.write(args.out, args.model, origin, wanted, weights, describe)
     artifacts.write_json(args.metrics, metrics)
     print(f"{args.out / metrics['file']}: {metrics['megabytes']:.1f} MB")
 
 
-def _rounded(
-    directory: Path, wanted: Mapping[str, str], texts: Sequence[str], settings: Params, machine: params.Runtime
+def _weights(
+    directory: Path, formats: Mapping[str, BlockFormat], rounded: Iterable[tuple[str, Blocks]]
 ) -> Iterator[tuple[str, torch.Tensor | PackedWeight]]:
-    """The checkpoint's tensors one by one, those of a group rounded into its format."""
+    """The checkpoint's tensors one by one, those with a format of blocks as they were rounded."""
+    yield from ((name, tensor) for name, tensor in StoredWeights(directory).items() if name not in formats)
+    yield from ((name, blocks.packed()) for name, blocks in rounded)
+
+
+def _rounded(
+    directory: Path, formats: Mapping[str, BlockFormat], texts: Sequence[str], num_tokens: int, machine: params.Runtime
+) -> Iterator[tuple[str, Blocks]]:
+    """The checkpoint's weights that ``formats`` names, rounded for ``num_tokens`` tokens of the texts, one by one."""
     import torch
 
     from minigpts.model import packing
     from minigpts.model.device import device
     from minigpts.model.families import spec_for
-    from minigpts.model.weights import StoredWeights
-    from minigpts.quantization.groups import formats_of
     from minigpts.quantization.layerwise import rounded_weights
 
-    config, stored = checkpoint.load_config(directory), StoredWeights(directory)
-    formats = {name: found for name, found in formats_of(config.model_type, stored.shapes, wanted).items() if found.levels}
-    yield from ((name, tensor) for name, tensor in stored.items() if name not in formats)
-    tokenizer = checkpoint.load_fast_tokenizer(directory)
+    config, tokenizer = checkpoint.load_config(directory), checkpoint.load_fast_tokenizer(directory)
     documents = list(packing.encode_lazily(tokenizer, texts))
     length = min(SEQUENCE_LENGTH, config.max_position_embeddings, sum(map(len, documents)))
-    around = packing.boundaries(tokenizer, config)
-    tokens = torch.from_numpy(packing.pack_stream(documents, around, length, settings.tokens))
+    tokens = torch.from_numpy(packing.pack_stream(documents, packing.boundaries(tokenizer, config), length, num_tokens))
     spec = spec_for(config.model_type)
-    for name, blocks in rounded_weights(stored, config, spec, formats, tokens.to(device(machine))):
-        yield name, blocks.packed()
+    yield from rounded_weights(StoredWeights(directory), config, spec, formats, tokens.to(device(machine)))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ TINY = {
     "finetune.max_tokens": 60 * 64,  # 60 steps
     "finetune.evaluations": 3,  # after 20, 40 and 60
     "export.tokens": 512,
+    "export.scale_tokens": 512,
     "evaluate.sequence_length": 64,
     "speech.tokens": 4,
     "runtime.batch_tokens": 512,

@@ -7,7 +7,7 @@ and each part has a small whole multiple of them. Codes lie in planes: of a run 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,11 @@ class Blocks:
         """All of it but the format, by the fields' names."""
         found = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def scaled(self, factors: Tensor) -> Blocks:
+        """The same codes under scales and minima that are ``factors`` (out_features, in_features / block) times as large."""
+        larger = {name: tensor.float() * factors for name, tensor in self.tensors().items() if name in ("scales", "minima")}
+        return replace(self, **{name: tensor.half() for name, tensor in larger.items()})
 
     def split(self, lengths: Sequence[int]) -> list[Blocks]:
         """Weights that were rounded as one, of so many rows each."""

@@ -143,11 +143,24 @@ def tune(
     steps: int,
     teacher: Teacher | None = None,
 ) -> None:
-    """Tune an fp32 ``model`` in place by the recipe, on ``steps`` steps from warm-up to the cosine's end, and nothing else.
+    """Tune what the recipe tunes of an fp32 ``model``, as :func:`train` does."""
+    set_trainable(model, recipe)
+    train(model, sequences, recipe, runtime, state, steps, teacher)
+
+
+def train(
+    model: PreTrainedModel,
+    sequences: np.ndarray,
+    recipe: Recipe,
+    runtime: Runtime,
+    state: Path,
+    steps: int,
+    teacher: Teacher | None = None,
+) -> None:
+    """Tune what is trainable of an fp32 ``model`` in place, on ``steps`` steps from warm-up to the cosine's end, and nothing else.
 
     ``state`` is a folder that the Trainer may use.
     """
-    set_trainable(model, recipe)
     with deterministic():
         arguments = training_arguments(recipe, runtime, steps, state)
         data = PackedSequences(sequences, steps * recipe.batch_size, recipe.seed)

@@ -47,7 +47,8 @@ def write_params(folder, **changes):
         "model": {**ROOT_PARAMS["model"], "member": "x/Tiny-7M.Q4_1.gguf"},
         "dataset": {**ROOT_PARAMS["dataset"], "source": "notes/My Notes.jsonl"},
         "precision": {**dict.fromkeys(GROUPS, "Q8_0"), **{name: changes[name] for name in changes if name in GROUPS}},
-        "export": {"tokens": 512, "formats": changes.get("formats", ["gguf"])},
+        "finetune": {**ROOT_PARAMS["finetune"], "sequence_length": 64},
+        "export": {"tokens": 512, "scale_tokens": changes.get("scale_tokens", 0), "formats": changes.get("formats", ["gguf"])},
         "evaluate": {"sequence_length": 64},
         "speech": {"tokens": 6},
         "runtime": {"batch_tokens": 400, "num_threads": None},
@@ -69,7 +70,7 @@ def scoring(folder, model, name):
 def run(folder, out, **changes):
     names = {"parent": "base.json", "child": "finetuned.json", "tuned-parent": "tuned_parent.json", "dataset": "dataset.json"}
     paths = {flag: folder / name for flag, name in names.items()} | {"model": folder / "child", "out": folder / out}
-    paths |= {"text": folder / "test.parquet", "plan": folder / "plan.json"}
+    paths |= {"text": folder / "test.parquet", "train": folder / "validation.parquet", "plan": folder / "plan.json"}
     paths |= {"metrics": folder / f"{out}.json", "params": write_params(folder, **changes)}
     export.main([part for flag, path in paths.items() for part in (f"--{flag}", str(path))])
     return artifacts.read_json(folder / f"{out}.json")
@@ -115,8 +116,8 @@ def test_a_plans_formats_replace_the_sections(inputs):
 
 
 def test_equal_runs_write_equal_bytes(inputs):
-    run(inputs, "one")
-    run(inputs, "two")
+    for out in ("one", "two"):
+        run(inputs, out, scale_tokens=256)
     for path in (inputs / "one").iterdir():
         assert path.read_bytes() == (inputs / "two" / path.name).read_bytes()
 
