@@ -67,7 +67,7 @@ def test_the_text_is_predicted_better_by_the_same_codes(tmp_path: Path, family: 
     for name, block in tuned.items():
         assert torch.equal(block.codes, blocks[name].codes)
         assert torch.equal(block.scales, blocks[name].scales) == (not name.startswith(f"{spec.layers}."))
-        assert (block.scales / blocks[name].scales - 1).nan_to_num(0).abs().max() < 0.1
+        assert (block.scales / blocks[name].scales - 1).nan_to_num(0).abs().max() < 0.3
     assert all(
         torch.equal(tuned[name].tensors().get(steps, torch.ones(0)), blocks[name].tensors().get(steps, torch.ones(0)))
         for name in tuned
