@@ -8,8 +8,11 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 OLDER := .venv-4.57
+WLLAMA := 3.13.0
+DEMO := .demo
+NO_NPM := error: no npm here, which fetches llama.cpp as WebAssembly for the page; install Node.js with npm, or talk by make chat
 
-.PHONY: help repro chat test checks bench criteria frontier bits domains compat
+.PHONY: help repro chat demo test checks bench criteria frontier bits domains compat
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,6 +35,15 @@ repro: $(READY)  ## the whole pipeline on the embedded default: SmolLM2-135M and
 
 chat: $(READY)  ## talk to the exported file in this terminal; with PARENT=1 the parent answers beside it
 	@python -m minigpts.reporting.chat $(if $(PARENT),--parent data/checkpoints/base)
+
+$(DEMO)/.ready-$(WLLAMA):
+	@command -v npm >/dev/null || { echo "$(NO_NPM)" >&2; exit 1; }
+	@npm install --prefix $(DEMO) --silent --ignore-scripts @wllama/wllama@$(WLLAMA) || { \
+		echo "error: npm can't get @wllama/wllama $(WLLAMA); check the network and npm's registry" >&2; exit 1; }
+	@touch $@
+
+demo: $(READY) $(DEMO)/.ready-$(WLLAMA)  ## talk to the exported file in the browser, on a page of this machine; PARENT=1 as above
+	@python -m minigpts.demo $(if $(PARENT),--parent $(filter-out 1,$(PARENT)))
 
 test: $(READY)  ## the tests: unit, pipeline, end to end
 	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
