@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -81,11 +80,11 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "minigpts", ""
 
-    def do_GET(self) -> None:  # noqa: N802  # the name that http.server calls
+    def do_GET(self) -> None:
         """Answer with the content."""
         self._answer(with_content=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         """Answer with the headers alone."""
         self._answer(with_content=False)
 
@@ -93,16 +92,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host") not in {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}:
             self.send_error(HTTPStatus.FORBIDDEN)  # another site's name that was made to lead here
             return
-        served = self.server.table.get(self.path.partition("?")[0])
-        with ExitStack() as stack:
-            try:
-                file, length = served.open() if served else (None, 0)
-            except OSError:
-                file = None
-            if served is None or file is None:
-                self.send_error(HTTPStatus.NOT_FOUND)
-                return
-            stack.enter_context(file)
+        try:
+            served = self.server.table[self.path.partition("?")[0]]
+            file, length = served.open()
+        except (KeyError, OSError):
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        with file:
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Type", served.mime)
             self.send_header("Content-Length", str(length))

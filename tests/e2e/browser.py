@@ -37,14 +37,19 @@ class Browser:
         self.process = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
         try:
             self.base = f"http://127.0.0.1:{self._port()}"
-            flags = [*FLAGS, f"--window-size={width},{height}", *(["--force-dark-mode"] if dark else [])]
-            options = {"binary": _browser(), "args": flags, "mobileEmulation": {"deviceMetrics": _metrics(width, height)}}
+            options = {
+                "binary": _browser(),
+                "args": [*FLAGS, f"--window-size={width},{height}"],
+                "mobileEmulation": {"deviceMetrics": _metrics(width, height)},
+            }
             wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
             session = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         except BaseException:
             self.process.kill()
             raise
         self.base += f"/session/{session['sessionId']}"
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self._call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": {"features": scheme}})
 
     def _port(self) -> int:
         assert self.process.stdout
