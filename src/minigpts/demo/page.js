@@ -20,15 +20,15 @@ const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 async function download(path, bytes, progress) {
   const response = await fetch(path);
   if (!response.ok) throw new Error(`the server answers ${response.status}; start it again`);
-  const parts = [];
   let received = 0;
-  for (const reader = response.body.getReader(); ; ) {
-    const { done, value } = await reader.read();
-    if (done) return new Blob(parts);
-    parts.push(value);
-    received += value.length;
-    progress(received / bytes);
-  }
+  const counting = new TransformStream({
+    transform(part, passed) {
+      received += part.length;
+      progress(received / bytes);
+      passed.enqueue(part);
+    },
+  });
+  return new Response(response.body.pipeThrough(counting)).blob();
 }
 
 function requireBrowser() {
@@ -64,6 +64,10 @@ class Speaker {
       reasoning_format: "none",
       skip_chat_parsing: true, // the reply as the model writes it
     });
+    if (engine.getChatTemplate()) {
+      // What the template puts in front of every first message is read now, so that the first reply needn't wait for it.
+      await engine.createChatCompletion({ messages: [{ role: "user", content: "?" }], max_tokens: 1, temperature: 0 });
+    }
     this.engine = engine;
   }
 
