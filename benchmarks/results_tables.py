@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.table import markdown
 from minigpts import artifacts
+from minigpts.reporting.captions import at
 
 REFITS = {"least_squares": " + refit", "bias": " + bias", "none": ""}
 PARENTS = ("parent", "tuned_parent")
@@ -76,7 +77,7 @@ def default_run(sources: Sources) -> str:
     models = [*columns.values()]
 
     def line(what: str, key: str, shown: Callable[[float], str], against: Callable[[float, float], str]) -> list[str]:
-        values = [float(model[key]) for model in models]
+        values = [float(at(model, key)) for model in models]
         return [what, *map(shown, values[:-1]), f"**{shown(values[-1])}**", against(values[-1], values[0])]
 
     def smaller(child: float, parent: float) -> str:
@@ -97,6 +98,12 @@ def default_run(sources: Sources) -> str:
         line(f"accuracy ({asked} questions, ± {error:.1f})", "acc", percent, better),
         line(f"accuracy, length-normalized (± {error:.1f})", "acc_norm", percent, better),
     ]
+    if all("speech" in model for model in models):
+        rows += [
+            line("replies to the domain's prompts that are empty", "speech.domain.empty_rate", percent, better),
+            line("… that loop", "speech.domain.loop_rate", percent, better),
+            line("checkable instructions kept", "speech.instructions", percent, better),
+        ]
     return markdown(["", *columns, f"{[*columns][-1]} against parent"], rows)
 
 

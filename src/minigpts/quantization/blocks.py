@@ -53,8 +53,8 @@ class Blocks:
 
     def scaled(self, factors: Tensor) -> Blocks:
         """The same codes under scales and minima that are ``factors`` (out_features, in_features / block) times as large."""
-        larger = {name: tensor.float() * factors for name, tensor in self.tensors().items() if name in ("scales", "minima")}
-        return replace(self, **{name: tensor.half() for name, tensor in larger.items()})
+        minima = None if self.minima is None else (self.minima.float() * factors).half()
+        return replace(self, scales=(self.scales.float() * factors).half(), minima=minima)
 
     def split(self, lengths: Sequence[int]) -> list[Blocks]:
         """Weights that were rounded as one, of so many rows each."""

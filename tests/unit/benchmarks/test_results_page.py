@@ -74,10 +74,17 @@ def test_the_last_column_of_the_default_run_is_the_file_where_one_was_exported(t
     for size, name in enumerate(["exported", "finetuned", "pruned", "tuned_parent", "base"], start=1):
         values = dict.fromkeys(("bits_per_byte", "perplexity", "acc", "acc_norm", "acc_stderr", "num_parameters"), 0.5)
         values |= {"num_questions": 9, "checkpoint_bytes": size * 1e6}
+        values |= (
+            {"speech": {"domain": {"empty_rate": 0.0, "loop_rate": size / 10}, "instructions": 0.25}} if last == "file" else {}
+        )
         artifacts.write_json(tmp_path / f"metrics/{name}.json", {} if (name, last) == ("exported", "tuned") else values)
     table = results_page.filled("<!-- table: default run --><!-- end -->", Sources(tmp_path))
     expected = {
-        "file": ("| parent | tuned parent | pruned | tuned | file | file against parent |", "| **1.0 MB** | − 80.0 % |"),
+        "file": (
+            "| parent | tuned parent | pruned | tuned | file | file against parent |",
+            "| **1.0 MB** | − 80.0 % |",
+            "… that loop | 50.0 % |",
+        ),
         "tuned": ("| parent | tuned parent | pruned | tuned | tuned against parent |", "| **2.0 MB** | − 60.0 % |"),
     }
     assert [words for words in expected[last] if words not in table] == []
