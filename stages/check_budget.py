@@ -12,6 +12,7 @@ from minigpts.exporting.params import ExportParams
 from minigpts.model import checkpoint
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.formats import FORMATS
+from minigpts.quantization.params import Precision
 
 FLAGS = {
     "model": "the parent's checkpoint folder",
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = params.flags(argv, __doc__, FLAGS)
     settings = params.read(arguments.params, Params, "budget")
     exported = params.read(arguments.params, ExportParams, "export")
+    params.read(arguments.params, Precision, "precision")  # a wrong format is refused now, not when the child is tuned
     precisions = list(settings.precisions) if settings.target_megabytes is not None else []
     if exported.formats or precisions:
         from minigpts.gguf_layout.architectures import architecture_of

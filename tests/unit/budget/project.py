@@ -39,6 +39,7 @@ SECTIONS: dict[str, Any] = {
     "finetune": {**REPOSITORY["finetune"], "sequence_length": LENGTH, "max_tokens": 1024, "learning_rate": 0.001},
     "model": REPOSITORY["model"],
     "dataset": REPOSITORY["dataset"],
+    "precision": REPOSITORY["precision"],
     "export": {"formats": [], "tokens": 512, "scale_tokens": 0},
     "runtime": {"batch_tokens": 512, "num_threads": None},
 }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 from minigpts import artifacts
@@ -21,7 +22,7 @@ from minigpts.model.weights import StoredWeights, num_parameters, read_tensors, 
 from minigpts.quantization.formats import PackedWeight
 from minigpts.quantization.groups import GROUPS, formats_of
 from minigpts.quantization.rounding import rounded
-from stages import plan_budget, prune_embeddings
+from stages import check_budget, plan_budget, prune_embeddings
 from tests.unit.budget.project import Project
 
 FAMILIES: dict[str, dict[str, Any]] = {  # of each kind: grouped, fused, multi-head, none to go, transposed, padded rows
@@ -224,6 +225,16 @@ def test_impossible_budgets_are_one_line_and_no_plan(tmp_path: Path, budget: dic
     with pytest.raises(UserError, match=rf"^params\.yaml: [^\n]*{message}[^\n]*$"):
         project.plan(budget)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("plan")]
+
+
+def test_an_unknown_format_of_the_file_is_refused_before_anything_is_measured(tmp_path: Path):
+    project = Project(tmp_path, "llama", **BLOCKS)
+    project.write_params({})
+    sections = yaml.safe_load(project.params.read_text())
+    sections["precision"]["mlp_out"] = "Q9"
+    project.params.write_text(yaml.safe_dump(sections))
+    with pytest.raises(UserError, match=r"precision\.mlp_out must be one of F32, .*, got 'Q9'$"):
+        project.run(check_budget, "base", "budget_checked")
 
 
 def test_curves_of_a_run_without_a_budget_are_refused(tmp_path: Path):
