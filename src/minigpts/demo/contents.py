@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from minigpts.demo.server import Served
 from minigpts.errors import UserError, blaming
+from minigpts.evaluation.speech.prompts import Prompt, spread
 from minigpts.gguf_layout import read_back
 
 PAGE = {"page.html": "text/html; charset=utf-8", "page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
@@ -20,14 +20,6 @@ ENGINE = {
     "/wllama.wasm": ("node_modules/@wllama/wllama/esm/wasm/wllama.wasm", "application/wasm"),
 }
 ASKING, CONTINUING = 6, 2  # prompts on the page
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A text to click: a question, or the beginning of a text that the model goes on from."""
-
-    text: str
-    asks: bool
 
 
 def exported_file(exported: Path) -> Path:
@@ -52,16 +44,10 @@ def prompts(speech: Path, child: Path) -> list[Prompt]:
         by_name = (f"List three {topic} terms.", f"Explain a {topic} term in one sentence.", f"Write a short {topic} text.")
         return [Prompt(text, True) for text in by_name]
     return [
-        *_spread([prompt for prompt in asked if prompt.asks], ASKING),
-        *_spread([prompt for prompt in asked if not prompt.asks], CONTINUING),
+        Prompt(text, asks)
+        for asks, count in ((True, ASKING), (False, CONTINUING))
+        for text in spread([prompt.text for prompt in asked if prompt.asks == asks], count)
     ]
-
-
-def _spread(found: Sequence[Prompt], count: int) -> list[Prompt]:
-    """At most ``count`` of the different prompts, evenly apart."""
-    different = list(dict.fromkeys(found))
-    count = min(count, len(different))
-    return [different[place * len(different) // count] for place in range(count)]
 
 
 def table(
