@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     general = general_text.read(settings.general_text)
     renderer, scratch = chats.Renderer(args.model), args.out / ".documents.parquet"
     try:
-        prepared = prepare(_corpus(settings, renderer.render), settings, scratch)
+        prepared = prepare(_corpus(settings, renderer.render), settings, scratch, renderer.render)
         metrics = prepared.metrics | general_text.write(general, args.out / "general.parquet")
         prepared.write(args.out)
     finally:

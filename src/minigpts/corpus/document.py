@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from minigpts.corpus.readers.chat_rows import Chat
 from minigpts.model.packing import Spans
 
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # and kana
@@ -51,6 +52,8 @@ class Corpus:
     questions: list[Question]
     sources: dict[str, dict[str, str]] = field(default_factory=dict)  # name -> version, licence, acknowledgement
     questions_dropped: Counter[str] = field(default_factory=Counter)  # on reading them, by reason
+    # What people may ask about the documents of a group, and the answers: trained on beside the group, where it trains.
+    dialogues: Sequence[tuple[Chat, str]] = ()
 
 
 def normalized(text: str) -> str:

@@ -8,10 +8,11 @@ which the caps keep small.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import compress, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +23,19 @@ from minigpts.corpus import completion, leaks, splits
 from minigpts.corpus.document import Corpus, Document, Question
 from minigpts.corpus.duplicates import Duplicates
 from minigpts.corpus.questions import assign, balanced
+from minigpts.corpus.readers.chat_rows import Chat, LeftOut
 from minigpts.corpus.settings import TESTED, Settings
 from minigpts.corpus.store import Store
 from minigpts.corpus.words import words_of
 from minigpts.errors import UserError
 from minigpts.prefetch import ahead
 
+if TYPE_CHECKING:
+    from minigpts.corpus.readers.text_files import Render
+
 MINIMUM_BYTES = 500  # of text in each split: less than that measures nothing
 OUT_COLUMNS = ("text", "group")
+DIALOGUES = "dialogues"  # what their source is called
 EXAMPLES = 3  # chats in the metrics, for the page to show what the child learns to say,
 EXAMPLE_CHARACTERS = 1500  # and how much of each
 
@@ -42,19 +48,21 @@ class Prepared:
 
     store: Store
     train: NDArray[np.bool_]  # (documents,): whether each of the corpus's documents is for training
+    dialogues: list[Document]  # for training, too
     documents: dict[str, list[Document]]  # of the other splits
     questions: dict[str, list[Question]]  # by split
     metrics: dict[str, Any]
 
     def write(self, folder: Path) -> None:
         """Write the four tables and the questions. The training text keeps its source's order, so its readers must draw from it."""
-        names = (*OUT_COLUMNS, "loss_spans") if self.store.num_chats else OUT_COLUMNS
-        with artifacts.table_writer(folder / "train.parquet", names) as write:
-            for _, columns in self.store.selected(self.train, names):
+        of_chats, chats = (*OUT_COLUMNS, "loss_spans"), self.store.num_chats > 0
+        trained, names = of_chats if chats or self.dialogues else OUT_COLUMNS, of_chats if chats else OUT_COLUMNS
+        with artifacts.table_writer(folder / "train.parquet", trained) as write:
+            for _, columns in self.store.selected(self.train, trained):
                 write(columns)
+            write(_columns(self.dialogues, trained))
         for name, documents in self.documents.items():
-            rows = {column: [getattr(document, column) for document in documents] for column in names}
-            artifacts.write_table(folder / f"{name}.parquet", rows)
+            artifacts.write_table(folder / f"{name}.parquet", _columns(documents, names))
         artifacts.write_jsonl(folder / "mcq.jsonl", self.question_rows())
 
     def summary(self) -> str:
@@ -85,8 +93,8 @@ class Prepared:
         ]
 
 
-def prepare(corpus: Corpus, settings: Settings, scratch: Path) -> Prepared:
-    """Split the corpus, with the file ``scratch`` as storage.
+def prepare(corpus: Corpus, settings: Settings, scratch: Path, render: Render | None = None) -> Prepared:
+    """Split the corpus, with the file ``scratch`` as storage; ``render`` makes its dialogues text.
 
     The caps apply before the leak check: a document that a cap discards can't leak, so no training text is removed because of it.
     Raises UserError when a split ends up with too little text, or with more leakage than ``settings.max_leakage``.
@@ -112,6 +120,8 @@ def prepare(corpus: Corpus, settings: Settings, scratch: Path) -> Prepared:
     questions = {name: list(compress(items, staying[f"{name}_questions"])) for name, items in questions.items()}
     _require_text(kept, sizes)
     _require_no_leakage(found["leakage"], settings.max_leakage)
+    in_training = {group_names[code] for code in np.unique(groups[kept["train"]])}
+    dialogues = _dialogues([(chat, group) for chat, group in corpus.dialogues if group in in_training], held_out, render)
     metrics = {
         **_counts(kept, sizes, sources, source_names),
         "questions": {name: len(items) for name, items in questions.items()},
@@ -126,9 +136,28 @@ def prepare(corpus: Corpus, settings: Settings, scratch: Path) -> Prepared:
         "sources": corpus.sources,
     }
     documents = {name: list(compress(items, staying[name])) for name, items in documents.items()}
-    if store.num_chats:
-        metrics["chats"] = {"read": store.num_chats, "examples": _examples(documents["calibration"])}
-    return Prepared(store, _mask(kept["train"], total), documents, questions, metrics)
+    if store.num_chats or dialogues:
+        chats = {"read": store.num_chats, "dialogues": len(dialogues)}
+        metrics["chats"] = {**chats, "examples": _examples([*documents["calibration"], *dialogues])}
+    return Prepared(store, _mask(kept["train"], total), dialogues, documents, questions, metrics)
+
+
+def _columns(documents: Sequence[Document], names: Sequence[str]) -> dict[str, list[Any]]:
+    return {name: [getattr(document, name) for document in documents] for name in names}
+
+
+def _dialogues(chats: Sequence[tuple[Chat, str]], held_out: leaks.HeldOut, render: Render | None) -> list[Document]:
+    """The chats as documents of their groups, but those with a leak. Those that can't be rendered are left out, too."""
+    if not chats or render is None:
+        return []
+    leaking = {*held_out.leaks(held_out.find(words_of([chat.plain for chat, _ in chats])))[0].tolist()}
+    told = []
+    for number, (chat, group) in enumerate(chats):
+        if number not in leaking:
+            with suppress(LeftOut):
+                text, spans = render(chat, f"dialogue {number}")
+                told.append(Document(text, group, DIALOGUES, chat.plain, spans))
+    return told
 
 
 def _stored(documents: Iterable[Document], scratch: Path) -> tuple[Store, Duplicates, NDArray[np.int64]]:

@@ -215,7 +215,10 @@ def _spoken(chat: Mapping[str, Any]) -> list[tuple[str, bool]]:
 
 def _without_chats(values: Metrics) -> dict[str, Any]:
     """The figures alone: the page shows the examples of chats elsewhere."""
-    return {key: {"read": value["read"]} if key == "chats" else value for key, value in values.items()}
+    return {
+        key: {name: found for name, found in value.items() if name != "examples"} if key == "chats" else value
+        for key, value in values.items()
+    }
 
 
 def _one_paragraph(text: str) -> str:

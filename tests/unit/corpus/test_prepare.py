@@ -15,6 +15,7 @@ from minigpts.corpus import store
 from minigpts.corpus.document import Corpus, Document, Question
 from minigpts.corpus.leaks import HeldOut
 from minigpts.corpus.prepare import Prepared, prepare
+from minigpts.corpus.readers.chat_rows import Chat
 from minigpts.corpus.settings import Settings
 from minigpts.corpus.words import words_of
 from minigpts.errors import UserError
@@ -88,6 +89,25 @@ def test_the_training_text_keeps_its_order_and_batches_change_nothing(tmp_path, 
     monkeypatch.setattr(store, "BATCH_CHARACTERS", 300)
     other = texts_of(prepare(corpus(), SETTINGS, tmp_path / "scratch"), tmp_path / "other")
     assert one == other
+
+
+def test_dialogues_are_trained_on_where_their_group_is_and_change_nothing_else(tmp_path):
+    whole, plain = corpus(), texts_of(prepare(corpus(), SETTINGS, tmp_path / "scratch"), tmp_path)
+
+    def asked(number: int, answer: str) -> tuple[Chat, str]:
+        messages = [{"role": "user", "content": f"What of {number}?"}, {"role": "assistant", "content": answer}]
+        return Chat(messages, None), f"g{number // 2}"
+
+    leaking = asked(whole.documents.index(next(item for item in whole.documents if item.text in plain["train"])), plain["test"][0])
+    told = dataclasses.replace(whole, dialogues=[*(asked(number, "Red.") for number in range(200)), leaking])
+    prepared = prepare(told, SETTINGS, tmp_path / "scratch", lambda chat, where: (chat.plain, [(0, 4)]))
+    texts = texts_of(prepared, tmp_path)
+    trained = {document.group for document in whole.documents if document.text in plain["train"]}
+    expected = [chat.plain for chat, group in told.dialogues[:-1] if group in trained]
+    assert texts == plain | {"train": plain["train"] + expected}
+    spans = artifacts.read_table(tmp_path / "train.parquet", ["loss_spans"])["loss_spans"]
+    assert spans == [None] * len(plain["train"]) + [[[0, 4]]] * len(expected)
+    assert prepared.metrics["chats"]["dialogues"] == len(expected)
 
 
 def test_planted_near_duplicates_are_in_one_split_at_most(tmp_path):

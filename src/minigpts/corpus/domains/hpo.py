@@ -1,18 +1,23 @@
-"""Renders the Human Phenotype Ontology as prose and as questions.
+"""Renders the Human Phenotype Ontology as prose, as dialogues and as questions.
 
 A term becomes one document with its name, definition, comment and synonyms, in one of a few natural forms, so that a model
-learns to get from the name to the definition and back. A question asks for the term of a definition among its siblings.
+learns to get from the name to the definition and back. A dialogue is one thing that a person may ask about a term, with the answer.
+A question asks for the term of a definition among its siblings.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from minigpts.corpus.document import Document, Question
 from minigpts.corpus.domains.components import first_of_component
 from minigpts.corpus.domains.obo import Term
+from minigpts.corpus.readers.chat_rows import Chat
+
+T = TypeVar("T")
 
 SOURCE = "hpo"
 FINDINGS = "HP:0000118"  # Phenotypic abnormality, the root of what a patient can have
@@ -29,6 +34,20 @@ TEMPLATES: tuple[tuple[int, str], ...] = (
     (1, "Question: What is meant by {name}?\nAnswer: {Definition}{more}"),
 )
 QUESTION = "Which medical term has this definition? {Definition}"
+
+# How people ask about a term, in how many parts of all that fit it, and what they are told. {names} and {kinds} are numbered
+# lists of its synonyms and of {number} terms below it.
+DIALOGUES: tuple[tuple[int, str, str], ...] = (
+    (3, "What is {name}?", "{Definition}{more}"),
+    (1, "What does {name} mean?", "{Definition}{more}"),
+    (1, "Define {name}.", "{Definition}"),
+    (1, "Tell me about {name}.", "{Definition}{more}"),
+    (2, QUESTION, "{Name}"),
+    (1, "What else is {name} called?", "{names}"),
+    (2, "List {number} kinds of {name}.", "{kinds}"),
+)
+TOLD = 0.3  # of the terms are also told as a dialogue
+FEWEST, NUMBERS = 3, ("three", "four", "five")  # kinds that are asked for
 
 MAX_SYNONYMS = 3
 
@@ -69,7 +88,7 @@ def common_words(terms: Mapping[str, Term]) -> frozenset[str]:
 def render(term: Term, common: frozenset[str]) -> str:
     """The term's document, in the form that a hash of its id picks, independent of order and of other terms."""
     definition, name = term.definition, _inside(term.name, common)
-    template = _pick(term.id)
+    template = _pick(TEMPLATES, term.id)
     if _names_itself(term):  # asking for the name, or adding it, would be odd
         template = "{Definition}{more}" if definition.casefold().startswith(term.name.casefold()) else TEMPLATES[0][1]
     elif "{definition}" in template and not _makes_a_sentence(term.name, definition):
@@ -79,9 +98,45 @@ def render(term: Term, common: frozenset[str]) -> str:
     )
 
 
-def _pick(key: str) -> str:
-    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
-    return [template for parts, template in TEMPLATES for _ in range(parts)][number % sum(parts for parts, _ in TEMPLATES)]
+def _pick(forms: Sequence[tuple[int, T]], key: str) -> T:
+    """One of the forms, each as often as it has parts, by a hash of ``key``."""
+    every = [form for parts, form in forms for _ in range(parts)]
+    return every[_hash(key) % len(every)]
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
+
+
+def dialogues(terms: Mapping[str, Term]) -> Iterator[tuple[Chat, str]]:
+    """A dialogue about each of ``TOLD`` of the terms with a definition, in the order of their ids, and its group.
+
+    One that lists the terms below a term is of their group: it names them.
+    """
+    group_of, common, children = groups(terms), common_words(terms), _children(terms)
+    for term in sorted(terms.values(), key=lambda term: term.id):
+        if not term.definition or _hash(f"told {term.id}") % 1000 >= 1000 * TOLD:
+            continue
+        names, below = _other_names(term), [terms[id_] for id_ in sorted(children.get(term.id, ()))]
+        kinds = below[: FEWEST + _hash(f"number {term.id}") % len(NUMBERS)]
+        fits = {"{Name}": not _names_itself(term), "{names}": len(names) > 1, "{kinds}": len(kinds) >= FEWEST}
+        question, answer = _pick([(parts, form) for parts, *form in DIALOGUES if fits.get(form[1], True)], f"dialogue {term.id}")
+        values = {
+            "Name": term.name,
+            "name": _inside(term.name, common),
+            "Definition": term.definition,
+            "more": _more(term, common),
+            "names": _numbered(names),
+            "kinds": _numbered(kind.name for kind in kinds),
+            "number": NUMBERS[max(len(kinds) - FEWEST, 0)],
+        }
+        group = group_of[(kinds[0] if answer == "{kinds}" else term).id]
+        said = zip(("user", "assistant"), (question, answer), strict=True)
+        yield Chat([{"role": role, "content": text.format(**values)} for role, text in said], None), group
+
+
+def _numbered(items: Iterable[str]) -> str:
+    return "\n".join(f"{number}. {item}" for number, item in enumerate(items, start=1))
 
 
 def _inside(text: str, common: frozenset[str]) -> str:
@@ -100,11 +155,16 @@ def _makes_a_sentence(name: str, definition: str) -> bool:
 
 def _more(term: Term, common: frozenset[str]) -> str:
     """The comment and other names, as sentences with a space before them."""
-    distinct = {text.casefold(): text for text in reversed([term.name, *term.synonyms])}
-    distinct.pop(term.name.casefold())
-    others = [_inside(text, common) for text in list(distinct.values())[::-1][:MAX_SYNONYMS]]
+    others = [_inside(text, common) for text in _other_names(term)]
     listed = " or ".join(filter(None, [", ".join(others[:-1]), *others[-1:]]))
     return (f" {term.comment}" if term.comment else "") + (f" Also called {listed}." if listed else "")
+
+
+def _other_names(term: Term) -> list[str]:
+    """At most ``MAX_SYNONYMS`` of them."""
+    distinct = {text.casefold(): text for text in reversed([term.name, *term.synonyms])}
+    distinct.pop(term.name.casefold())
+    return list(distinct.values())[::-1][:MAX_SYNONYMS]
 
 
 def questions(terms: Mapping[str, Term]) -> Iterator[Question]:
@@ -115,10 +175,7 @@ def questions(terms: Mapping[str, Term]) -> Iterator[Question]:
     """
     group_of = groups(terms)
     ancestors = {id_: _ancestors(id_, terms) for id_ in terms}
-    children: dict[str, set[str]] = {}
-    for term in terms.values():
-        for parent in term.parents:
-            children.setdefault(parent, set()).add(term.id)
+    children = _children(terms)
     for term in sorted(terms.values(), key=lambda term: term.id):
         if FINDINGS not in ancestors[term.id] or not term.definition or _names_itself(term):
             continue
@@ -146,6 +203,14 @@ def _distractors(term: Term, siblings: Iterable[Term]) -> list[str]:
 
 def _known_as(term: Term) -> set[str]:
     return {text.casefold() for text in (term.name, *term.synonyms)}
+
+
+def _children(terms: Mapping[str, Term]) -> dict[str, set[str]]:
+    children: dict[str, set[str]] = {}
+    for term in terms.values():
+        for parent in term.parents:
+            children.setdefault(parent, set()).add(term.id)
+    return children
 
 
 def _ancestors(id_: str, terms: Mapping[str, Term]) -> set[str]:

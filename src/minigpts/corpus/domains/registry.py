@@ -54,7 +54,7 @@ def medical_corpus(ontology: str, xml: bytes) -> Corpus:
         },
     }
     documents = [*hpo.documents(terms), *icd10cm.documents(xml)]
-    return Corpus(documents, list(hpo.questions(terms)), sources)
+    return Corpus(documents, list(hpo.questions(terms)), sources, dialogues=list(hpo.dialogues(terms)))
 
 
 def embedded_legal() -> Corpus:

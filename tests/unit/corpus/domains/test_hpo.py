@@ -103,6 +103,36 @@ def test_templates_are_sentences(terms, monkeypatch, template, text):
     assert hpo.render(terms["HP:0000021"], common) == text
 
 
+def test_dialogues_ask_what_fits_the_term(terms, monkeypatch):
+    monkeypatch.setattr(hpo, "TOLD", 1)
+    found = [(*(message["content"] for message in chat.messages), group) for chat, group in hpo.dialogues(terms)]
+    assert len(found) == 6  # the terms with a definition
+    for form in hpo.DIALOGUES:
+        monkeypatch.setattr(hpo, "DIALOGUES", ((1000, *form[1:]), (1, "What is {name}?", "{Definition}")))
+        found += [(*(message["content"] for message in chat.messages), group) for chat, group in hpo.dialogues(terms)]
+    answers = {question: answer for question, answer, _ in found}
+    assert answers["What else is bent spoon called?"] == "1. Curved spoon\n2. Spoon, bent"
+    assert answers["Define Wilms spoon."] == "A heavy spoon, as Wilms drew it."
+    assert answers[hpo.QUESTION.format(Definition="A heavy spoon, as Wilms drew it.")] == "Wilms spoon"
+    assert "What else is Wilms spoon called?" not in answers  # it has no other name
+    assert not any(answer == "A flat spoon" for answer in answers.values())  # whose definition says so
+    assert not any("{" in text for pair in answers.items() for text in pair)
+
+
+def test_a_dialogue_that_lists_kinds_is_of_their_group(terms, monkeypatch):
+    monkeypatch.setattr(hpo, "TOLD", 1)
+    monkeypatch.setattr(hpo, "DIALOGUES", ((1, "List {number} kinds of {name}.", "{kinds}"), (0, "What is {name}?", "")))
+    terms["HP:0000010"].definition = "A spoon unlike others."
+    for term in terms.values():
+        if term.id != "HP:0000010":
+            term.definition = ""
+    ((chat, group),) = hpo.dialogues(terms)
+    question, answer = (message["content"] for message in chat.messages)
+    assert question.startswith("List t") or question.startswith("List f")
+    assert answer.splitlines()[:3] == ["1. Bent spoon", "2. Wilms spoon", "3. Flat spoon"]
+    assert group == hpo.groups(terms)["HP:0000011"] != hpo.groups(terms)["HP:0000010"]
+
+
 def test_a_name_inside_a_sentence_keeps_its_capital_only_if_it_is_one(terms, monkeypatch):
     monkeypatch.setattr(hpo, "TEMPLATES", ((1, "{Definition} This is called {name}.{more}"),))
     common = hpo.common_words(terms)
