@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
         return
     texts = {split: artifacts.read_table(getattr(arguments, split), ["text"])["text"] for split in ("validation", "test")}
     questions = artifacts.read_jsonl(arguments.questions)
+    template = settings.template(arguments.model)
 
     import torch
 
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
     spans = {split: artifacts.read_table(getattr(arguments, split), [], ["loss_spans"])["loss_spans"] for split in texts}
     metrics = {
         **text_metrics(model, tokenizer, base_tokenizer, texts, **limits, spans=spans),
-        **accuracy_metrics(model, tokenizer, questions, batch_tokens=machine.batch_tokens),
+        **accuracy_metrics(model, tokenizer, questions, batch_tokens=machine.batch_tokens, template=template),
         **size_metrics(arguments.model, arguments.base),
         "computed_on": computed_on(where),
     }

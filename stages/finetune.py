@@ -48,6 +48,7 @@ def run(args: argparse.Namespace, default_scratch: Path) -> None:
     runtime = params.read(args.params, params.Runtime, "runtime")
     parent = recipe.read_parent(args.parent)
     questions = [row for row in artifacts.read_jsonl(args.questions) if row["split"] == "validation"] if args.questions else []
+    template = evaluation.template(args.model)
     teacher = args.teacher if settings.distillation > 0 else None
     if teacher is not None and (teacher / checkpoint.SKIPPED).exists():
         raise UserError(f"params.yaml: finetune.teacher is {teacher.name}, which wasn't tuned; set tune_parent: true")
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace, default_scratch: Path) -> None:
     inputs = [args.model, args.train, args.validation, args.parent, args.questions, teacher, Path(__file__)]
     state = scratch / resuming.fingerprint(identity, filter(None, inputs))
     texts, asked = data.read_text(args.validation)
-    watched = trainer.Validation(tokenizer, texts, evaluation.sequence_length, parent, asked, questions)
+    watched = trainer.Validation(tokenizer, texts, evaluation.sequence_length, parent, asked, questions, template)
     teaching = distillation.load_teacher(teacher, args.model, settings.distillation) if teacher else None
     rate, tried = settings.learning_rate, dict[float, float]()
     if rate is None:

@@ -91,7 +91,8 @@ def evaluated(run: Run, other: Run) -> dict[str, float]:
     if not np.isfinite(scored.nats):
         raise UserError(f"the child for {run.name} predicts no finite probabilities on {other.name}'s test text")
     questions = [question for question in artifacts.read_jsonl(other.folder / "mcq.jsonl") if question["split"] == "test"]
-    answered = accuracy_metrics(model, tokenizer, questions, batch_tokens=batch_tokens) if questions else {}
+    template = settings.template(run.folder / "child")
+    answered = accuracy_metrics(model, tokenizer, questions, batch_tokens=batch_tokens, template=template) if questions else {}
     return {"bits_per_byte": scored.bits_per_byte, **answered}
 
 

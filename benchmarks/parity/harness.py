@@ -28,11 +28,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=Path("data/checkpoints/base"), help="checkpoint folder; default: %(default)s")
     parser.add_argument("--questions", type=Path, default=Path("data/prepared/mcq.jsonl"), help="default: %(default)s")
     parser.add_argument("--limit", type=int, help="compare the first so many test questions only")
+    parser.add_argument(
+        "--chat", action="store_true", help="ask through the model's chat template: evaluate.chat, --apply_chat_template"
+    )
     arguments = parser.parse_args(argv)
     if find_spec("lm_eval") is None:
         raise SystemExit("lm_eval is not installed here; `python -m benchmarks.parity.harness --help` says how to get it")
-    theirs, samples = harness(arguments.model, arguments.questions, arguments.limit)
-    ours, scores = own(arguments.model, [sample["doc"] for sample in samples])
+    theirs, samples = harness(arguments.model, arguments.questions, arguments.limit, arguments.chat)
+    ours, scores = own(arguments.model, [sample["doc"] for sample in samples], arguments.chat)
     reference = [np.array([float(response[0]) for response in sample["filtered_resps"]]) for sample in samples]
     print(f"{len(samples)} questions, {arguments.model}")
     for name, value in ours.items():
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"questions answered differently: {sum(a.argmax() != b.argmax() for a, b in pairs)}")
 
 
-def harness(model: Path, questions: Path, limit: int | None) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def harness(model: Path, questions: Path, limit: int | None, chat: bool) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """lm-evaluation-harness's metrics, by our names, and its record of each question."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     import torch
@@ -58,6 +61,7 @@ def harness(model: Path, questions: Path, limit: int | None) -> tuple[dict[str, 
             tasks=[str(task)],
             task_manager=TaskManager(include_defaults=False),
             limit=limit,
+            apply_chat_template=chat,
             batch_size=16,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
@@ -66,15 +70,17 @@ def harness(model: Path, questions: Path, limit: int | None) -> tuple[dict[str, 
     return named, sorted(result["samples"]["minigpts_mcq"], key=lambda sample: sample["doc_id"])
 
 
-def own(directory: Path, questions: Sequence[dict[str, Any]]) -> tuple[dict[str, float], list[np.ndarray]]:
+def own(directory: Path, questions: Sequence[dict[str, Any]], chat: bool) -> tuple[dict[str, float], list[np.ndarray]]:
     """Our metrics, and ln p of each choice of each question."""
     import torch
 
     from minigpts.evaluation import multiple_choice
     from minigpts.model import checkpoint
+    from minigpts.model.chat_template import ChatTemplate
 
+    template = ChatTemplate.of(directory) if chat else None
     model, tokenizer = checkpoint.load_model(directory, torch.float32), checkpoint.load_fast_tokenizer(directory)
-    scores = multiple_choice.score(model, tokenizer, questions, batch_tokens=2048, progress="questions")
+    scores = multiple_choice.score(model, tokenizer, questions, batch_tokens=2048, template=template, progress="questions")
     return multiple_choice.accuracy(questions, scores), scores
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from minigpts.corpus.readers.chat_rows import Chat
 from minigpts.model.packing import Spans
 
-_IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # and kana
+IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # and kana
 _NO_WORD = re.compile(r"\W")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _ASCII = {code: _NO_WORD.sub(" ", chr(code).lower()) for code in range(128)}
@@ -74,7 +74,7 @@ class _Folded(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        self[code] = f" {character} " if _IDEOGRAPH.match(character) else _NO_WORD.sub(" ", character.casefold())
+        self[code] = f" {character} " if IDEOGRAPH.match(character) else _NO_WORD.sub(" ", character.casefold())
         return self[code]
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
+    from minigpts.model.chat_template import ChatTemplate
+
 
 def text_metrics(
     model: PreTrainedModel,
@@ -55,13 +57,18 @@ def text_metrics(
 
 
 def accuracy_metrics(
-    model: PreTrainedModel, tokenizer: Tokenizer, questions: Sequence[Mapping[str, Any]], *, batch_tokens: int
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    questions: Sequence[Mapping[str, Any]],
+    *,
+    batch_tokens: int,
+    template: ChatTemplate | None = None,
 ) -> dict[str, float]:
     """Accuracy on the questions of split ``test`` with its standard error, and on those of ``validation`` without.
 
-    A split without questions has a count of zero and no accuracy.
+    They are asked through the ``template`` where there is one. A split without questions has a count of zero and no accuracy.
     """
-    scores = multiple_choice.score(model, tokenizer, questions, batch_tokens=batch_tokens, progress="questions")
+    scores = multiple_choice.score(model, tokenizer, questions, batch_tokens=batch_tokens, template=template, progress="questions")
     test, validation = (
         [row for row, question in enumerate(questions) if question["split"] == split] for split in ("test", "validation")
     )

@@ -10,6 +10,11 @@ from the last token boundary that the prompt and all of them share. What is summ
 what is before), which differs from ln p(choice | prompt) by one term common to all choices, so the comparison is that of the
 choices' own likelihoods. That term is ln p(end of the prompt | what is before): near 0, as a model that was shown the question
 and ``Answer`` expects the ``:``. Wherever the prompt's tokens begin the whole's, both cuts are the same.
+
+Through a chat template, as with the harness's ``--apply_chat_template``, the same prompt is the user's turn, and a choice
+begins the assistant's reply, with nothing in between but what the template writes. Equal to the harness are the text (but for
+the day, where a template asks for it), white space at the prompt's end, which counts as the choice's, a BOS token that the
+template writes, in place of the tokenizer's own, and so the scores.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from minigpts.errors import blaming
 from minigpts.evaluation.language_modeling import batches, max_padding
 from minigpts.model import packing
 from minigpts.model.forward import attention_mask, last_hidden_states, log_likelihoods
@@ -32,6 +38,8 @@ from minigpts.model.forward import attention_mask, last_hidden_states, log_likel
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
+
+    from minigpts.model.chat_template import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -52,17 +60,19 @@ def score(
     questions: Sequence[Mapping[str, Any]],
     *,
     batch_tokens: int,
+    template: ChatTemplate | None = None,
     progress: str | None = None,
 ) -> list[np.ndarray]:
     """ln p of each choice given its question: an array of shape (choices,) per question, summed over the choice's tokens.
 
-    A question is ``{"question": str, "choices": [str, …]}``. A choice that the tokenizer has no token for gets −∞, so that
-    nothing is not the likeliest of all. ``batch_tokens`` is about how many tokens one forward takes (it changes memory and
-    speed, not the result), ``progress`` the title of a progress bar.
+    A question is ``{"question": str, "choices": [str, …]}``, asked through ``template`` if there is one. A choice that the
+    tokenizer has no token for gets −∞, so that nothing is not the likeliest of all. ``batch_tokens`` is about how many tokens one
+    forward takes (it changes memory and speed, not the result), ``progress`` the title of a progress bar.
+    Raises UserError where the template refuses a question.
     """
     longest = model.config.max_position_embeddings
     bos = packing.boundaries(tokenizer, model.config).bos
-    trees = [_tree(_encode(tokenizer, question), bos, longest) for question in questions]
+    trees = [_tree(_encode(tokenizer, question, template), bos, longest) for question in questions]
     scores: list[np.ndarray] = [np.empty(0)] * len(trees)
     with tqdm(total=len(trees), desc=progress, unit="question", disable=progress is None) as bar:
         for batch in batches([len(tree.tokens) for tree in trees], batch_tokens, max_padding(model.device, batch_tokens)):
@@ -95,17 +105,30 @@ def _standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-def _encode(tokenizer: Tokenizer, question: Mapping[str, Any]) -> list[tuple[list[int], list[int]]]:
+def _texts(question: Mapping[str, Any], template: ChatTemplate | None) -> tuple[str, list[str]]:
+    """The prompt, and the prompt with each choice."""
+    prompt = f"Question: {question['question']}\nAnswer:"
+    if template is None:
+        return prompt, [f"{prompt} {choice}" for choice in question["choices"]]
+    with blaming("evaluate.chat", "the chat template refuses a question; set it to false"):
+        prompt = template.render([{"role": "user", "content": prompt}], prompt=True)
+    return prompt.rstrip(), [prompt + choice for choice in question["choices"]]
+
+
+def _encode(
+    tokenizer: Tokenizer, question: Mapping[str, Any], template: ChatTemplate | None = None
+) -> list[tuple[list[int], list[int]]]:
     """(context ids, continuation ids) of each choice, cut where the tokens of prompt and choices part (see the module).
 
     The whole is encoded and then cut: how the boundary is tokenized depends on both sides. Of the special tokens that the
-    tokenizer adds, those before the text are kept. Only a choice without a token of its own has no continuation.
+    tokenizer adds, those before the text are kept, unless a template wrote them. Only a choice without a token of its own has no
+    continuation.
     """
-    prompt = f"Question: {question['question']}\nAnswer:"
-    texts = [prompt, *(f"{prompt} {choice}" for choice in question["choices"])]
-    start, *wholes = (encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    prompt, asked = _texts(question, template)
+    start, *wholes = (encoding.ids for encoding in tokenizer.encode_batch_fast([prompt, *asked], add_special_tokens=False))
     shared = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(start, *wholes, strict=False)))
-    context = [*packing.tokens_before(tokenizer), *start[:shared]]
+    before = packing.tokens_before(tokenizer)
+    context = [*(() if start[: len(before)] == before else before), *start[:shared]]
     return [(context, [] if whole == start else whole[shared:]) for whole in wholes]
 
 

@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
+from minigpts.model.chat_template import ChatTemplate
 from minigpts.model.forward import document_mask
 from minigpts.model.loss import fused_loss
 from minigpts.model.packing import Spans
@@ -53,6 +54,7 @@ class Validation:
     parent: Parent
     spans: Sequence[Spans | None] | None = None  # which characters of the texts count, as in training; None: all
     questions: Sequence[Mapping[str, Any]] = ()  # multiple choice; without any, bits per byte alone are watched
+    template: ChatTemplate | None = None  # what they are asked through; None: as plain text
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,9 @@ class _RecoveryTrainer(FusedTrainer):
             batch_tokens=batch_tokens,
             spans=given.spans,
         )
-        answers = multiple_choice.score(self.model, given.tokenizer, given.questions, batch_tokens=batch_tokens)
+        answers = multiple_choice.score(
+            self.model, given.tokenizer, given.questions, batch_tokens=batch_tokens, template=given.template
+        )
         accuracies = multiple_choice.accuracy(given.questions, answers)
         watched = {f"validation_{name}": accuracies[name] for name in ("acc", "acc_norm", "acc_norm_stderr") if name in accuracies}
         return {"validation_bits_per_byte": result.span_bits_per_byte, **watched}

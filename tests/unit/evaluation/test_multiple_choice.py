@@ -1,6 +1,7 @@
 """Token trees score what scoring every choice by itself scores; accuracies are lm-evaluation-harness's."""
 
 import math
+from datetime import date
 
 import numpy as np
 import pytest
@@ -8,9 +9,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
+from minigpts.errors import UserError
 from minigpts.evaluation import multiple_choice
 from minigpts.model import checkpoint
+from minigpts.model.chat_template import ChatTemplate, on_the_day
 from tests import tiny
+from tests.unit.corpus.chat_templates import FAMILIES as CHAT_FAMILIES
+from tests.unit.corpus.chat_templates import write_parent
 from tests.unit.post_processors import POST_PROCESSORS
 
 QUESTIONS = [
@@ -149,6 +154,32 @@ def test_the_boundary_steps_back_no_further_than_it_must(name):
     pairs = multiple_choice._encode(tokenizer, {"question": "Which letter?", "choices": CHOICES})
     prompt = tokenizer.encode("Question: Which letter?\nAnswer:").ids
     assert {tuple(context) for context, _ in pairs} == {tuple(prompt[: len(prompt) - SPANNING[name][1]])}
+
+
+@pytest.mark.parametrize("name", CHAT_FAMILIES)
+def test_through_a_chat_template_scores_are_the_harnesss(tmp_path, name):
+    folder = write_parent(tmp_path / "parent", CHAT_FAMILIES[name])
+    tokenizer, theirs = checkpoint.load_fast_tokenizer(folder), checkpoint.load_tokenizer(folder)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny.llama_config(tokenizer.get_vocab_size(), initializer_range=0.3)).eval()
+    question = {"question": "Which organ beats?", "choices": ["heart", "Heart and lung", " nail", "é✓", "\nbone"]}
+    (scores,) = multiple_choice.score(model, tokenizer, [question], batch_tokens=500, template=ChatTemplate.of(folder))
+    turns = [{"role": "user", "content": "Question: Which organ beats?\nAnswer:"}]
+    prompt = theirs.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    prompt = prompt.replace(f"{date.today():%d %b %Y}", on_the_day("%d %b %Y"))  # llama 3's asks the clock
+    added = not (theirs.bos_token and prompt.startswith(theirs.bos_token))  # once, by the tokenizer or by the template
+    start = theirs.encode(prompt.rstrip(), add_special_tokens=added)
+    wholes = [theirs.encode(prompt + choice, add_special_tokens=added) for choice in question["choices"]]
+    assert all(whole[: len(start)] == start for whole in wholes)
+    expected = [_plain_ln_p(model, start, whole[len(start) :]) for whole in wholes]
+    np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
+
+
+def test_a_template_that_refuses_a_question_is_one_line():
+    model, tokenizer = spanning_parts("none")
+    refusing = ChatTemplate("{{ raise_exception('a system message, please') }}", {})
+    with pytest.raises(UserError, match=r"^evaluate\.chat: the chat template refuses a question; .*a system message, please\)$"):
+        multiple_choice.score(model, tokenizer, [{"question": "?", "choices": CHOICES}], batch_tokens=500, template=refusing)
 
 
 def test_a_choice_without_a_token_is_never_picked():

@@ -71,7 +71,7 @@ PARAMS: dict[str, Any] = {
         "lora_rank": 0,
         "general_share": 0.0,
     },
-    "evaluate": {"sequence_length": 64},
+    "evaluate": {"sequence_length": 64, "chat": False},
     "speech": {"tokens": 0},
     "runtime": {"batch_tokens": 160, "num_threads": None},
 }

@@ -11,8 +11,9 @@ import yaml
 
 from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.evaluation import language_modeling
+from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model import checkpoint
+from minigpts.model.chat_template import ChatTemplate
 from minigpts.model.weights import WEIGHTS, StoredWeights, write_tensors
 from stages import evaluate
 from tests import tiny
@@ -48,9 +49,9 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def write_params(folder, sequence_length=64, batch_tokens=400, tokens=6):
+def write_params(folder, sequence_length=64, batch_tokens=400, tokens=6, chat=False):
     sections = {
-        "evaluate": {"sequence_length": sequence_length},
+        "evaluate": {"sequence_length": sequence_length, "chat": chat},
         "speech": {"tokens": tokens},
         "runtime": {"batch_tokens": batch_tokens, "num_threads": None},
     }
@@ -144,6 +145,31 @@ def test_speech_is_measured_unless_it_is_switched_off(inputs, tmp_path):
     without = run(inputs, out="silent.json", params=write_params(tmp_path, tokens=0))
     assert set(without) == KEYS - {"speech"}
     assert artifacts.read_json(inputs / "replies_silent.json") == {}
+
+
+def test_questions_are_asked_through_the_chat_template_where_that_is_set(inputs, tmp_path):
+    plain, asked = run(inputs), run(inputs, out="chat.json", params=write_params(tmp_path, chat=True))
+    accuracies = {key for key in KEYS if "acc" in key}
+    assert {key: value for key, value in asked.items() if key not in accuracies} == {
+        key: value for key, value in plain.items() if key not in accuracies
+    }
+    model, tokenizer = checkpoint.load_model(inputs / "smaller", torch.float32), checkpoint.load_fast_tokenizer(inputs / "smaller")
+    questions = [row for row in artifacts.read_jsonl(inputs / "mcq.jsonl") if row["split"] == "test"]
+    template = ChatTemplate.of(inputs / "smaller")
+    scores = multiple_choice.score(model, tokenizer, questions, batch_tokens=400, template=template)
+    expected = multiple_choice.accuracy(questions, scores)
+    assert {name: asked[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("model", ["base", "smaller"])
+def test_a_model_without_a_chat_template_cannot_be_asked_through_it(inputs, tmp_path, model):
+    silent = tmp_path / model
+    shutil.copytree(inputs / model, silent)
+    (silent / "chat_template.jinja").unlink()
+    with pytest.raises(
+        UserError, match=rf"^params\.yaml: evaluate\.chat is true, but \S*/{model} has no chat template; set it to false$"
+    ):
+        run(inputs, model=silent, params=write_params(tmp_path, chat=True))
 
 
 def test_bad_input_is_one_line_and_leaves_earlier_metrics(inputs, tmp_path):

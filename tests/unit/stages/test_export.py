@@ -49,7 +49,7 @@ def write_params(folder, **changes):
         "precision": {**dict.fromkeys(GROUPS, "Q8_0"), **{name: changes[name] for name in changes if name in GROUPS}},
         "finetune": {**ROOT_PARAMS["finetune"], "sequence_length": 64},
         "export": {"tokens": 512, "scale_tokens": changes.get("scale_tokens", 0), "formats": changes.get("formats", ["gguf"])},
-        "evaluate": {"sequence_length": 64},
+        "evaluate": {"sequence_length": 64, "chat": False},
         "speech": {"tokens": 6},
         "runtime": {"batch_tokens": 400, "num_threads": None},
     }

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.evaluation import language_modeling
+from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model import checkpoint
+from minigpts.model.chat_template import ChatTemplate
 from minigpts.model.weights import WEIGHTS, StoredWeights, write_tensors
 from stages import finetune
 from tests import tiny
@@ -52,7 +53,7 @@ def _prepare(folder: Path, family: str = "llama", parent: float = 1.0, sentences
     artifacts.write_json(folder / "base.json", {"validation_bits_per_byte": parent, "validation_acc_norm": 0.75})
     document = {
         "finetune": {**RECIPE, **changes},
-        "evaluate": {"sequence_length": 64},
+        "evaluate": {"sequence_length": 64, "chat": False},
         "runtime": {"batch_tokens": 48, "num_threads": 1},  # two gradient accumulation steps
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
@@ -214,6 +215,24 @@ def test_answers_are_watched_and_losing_them_is_said(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "warning: overfitting: validation bits per byte end" in said and "the weights of step 0 are kept" in said
     assert ("warning: answers lost" in said) == metrics["answers_lost"]
+
+
+def test_questions_are_watched_through_the_chat_template_where_that_is_set(tmp_path):
+    folder = _prepare(tmp_path)
+    (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("chat: false", "chat: true"))
+    pruned = folder / "pruned"
+    (pruned / "chat_template.jinja").write_text("{{ messages[0].content }} The nerve near the brain and the ")
+    questions = [question for question in _questions() if question["split"] == "validation"]
+    model, tokenizer = checkpoint.load_model(pruned, torch.float32), checkpoint.load_fast_tokenizer(pruned)
+    asked, plain = (
+        multiple_choice.accuracy(questions, multiple_choice.score(model, tokenizer, questions, batch_tokens=48, template=template))
+        for template in (ChatTemplate.of(pruned), None)
+    )
+    assert asked["acc_norm"] != plain["acc_norm"]
+    assert float(_run(folder)[1][0]["validation_acc_norm"]) == pytest.approx(asked["acc_norm"])
+    (pruned / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match=r"evaluate\.chat is true, but \S*pruned has no chat template"):
+        _run(folder)
 
 
 def test_the_budget_is_run_and_the_best_is_saved(tmp_path):

@@ -1,13 +1,13 @@
 """The user's own multiple-choice questions from local files (all also as .gz), and rows of questions from anywhere else.
 
-* ``.jsonl``: ``{"question": …, "choices": […], "answer": …}``, one a line.
+* ``.jsonl``: ``{"question": …, "choices": […], "answer": …}``, one a line; ``.json``: one array of such objects.
 * ``.csv``: with a header: ``question``, ``answer`` and a column for each choice, ``A``, ``B``, … or ``option 1``, ``option 2``, …;
   or MMLU's layout without one: question, choices, the answer's letter.
-* ``.json``: the layout of the Mini-GPTs paper's own sets (github.com/tval2/contextual-pruning, ``question_datasets``):
+* ``.json`` also: the layout of the Mini-GPTs paper's own sets (github.com/tval2/contextual-pruning, ``question_datasets``):
   ``{"context": …, "questions": {question: {"choices": […], "answer": …}}}``. Its context line is put above each question.
 
-In the first two, a question, its choices and its answer may also have the names of :mod:`.question_columns`. An answer is an index
-from 0, a letter or the right choice's text. Questions may differ in their number of choices.
+In all but the last, a question, its choices and its answer may also have the names of :mod:`.question_columns`. An answer is an
+index from 0, a letter or the right choice's text. Questions may differ in their number of choices.
 """
 
 from __future__ import annotations
@@ -64,16 +64,21 @@ def _base(path: Path, rows: Sequence[Row]) -> int:
 
 
 def _read_jsonl(path: Path, dropped: Counter[str]) -> Iterator[Row]:
+    return _objects(path, ((f":{line}", row) for line, row in lines.json_rows(path)), dropped)
+
+
+def _objects(path: Path, rows: Iterable[tuple[str, dict[str, Any]]], dropped: Counter[str]) -> Iterator[Row]:
+    """The questions of JSON objects, each with its place in the file."""
     layouts: dict[tuple[str, ...], Layout] = {}
-    for line, row in lines.json_rows(path):
+    for place, row in rows:
         if isinstance(nested := row.get("question"), dict):  # ARC's own files: {"question": {"stem": …, "choices": …}}
             row = {name: value for name, value in row.items() if name != "question"} | nested
         names = tuple(row)
         if names not in layouts:
-            layouts[names] = layout(names, f"{path}:{line}")
+            layouts[names] = layout(names, f"{path}{place}")
             if layouts[names].missing:
-                raise UserError(f"{path}:{line}: {described(names, layouts[names].missing)}")
-        yield _row(f":{line}", row, layouts[names], dropped)
+                raise UserError(f"{path}{place}: {described(names, layouts[names].missing)}")
+        yield _row(place, row, layouts[names], dropped)
     _say_unused(path, dict.fromkeys(name for each in layouts.values() for name in each.unused))
 
 
@@ -165,6 +170,12 @@ def _once(pairs: _Object, where: str) -> dict[str, Any]:
 
 
 def _read_json(path: Path, dropped: Counter[str]) -> Iterator[Row]:
+    if lines.holds_array(path):
+        return _objects(path, ((f": row {number}", row) for number, row in lines.array_rows(path)), dropped)
+    return _paper_rows(path, dropped)
+
+
+def _paper_rows(path: Path, dropped: Counter[str]) -> Iterator[Row]:
     try:
         content = json.loads("".join(text for _, text in lines.numbered(path)), object_pairs_hook=_Object)
     except json.JSONDecodeError as error:

@@ -1,7 +1,7 @@
-"""Reads the user's own text from local files: jsonl, csv, tsv, parquet, txt and markdown (all but parquet also as .gz).
+"""Reads the user's own text from local files: rows of jsonl, json, csv, tsv and parquet, and prose in txt, markdown and documents.
 
-These are plain readers rather than a data-set library's, so that every complaint names the file and the line. They stream, so a
-folder may be larger than memory.
+All but parquet may be gzip, too. These are plain readers rather than a data-set library's, so that every complaint names the file
+and the line. They stream, so a folder may be larger than memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from minigpts.corpus.document import Corpus, Document, normalized
 from minigpts.corpus.passages import passages
-from minigpts.corpus.readers import chat_rows, folders, lines, tables
+from minigpts.corpus.readers import chat_rows, document_files, folders, lines, tables
 from minigpts.corpus.readers.chat_rows import Chat, Layout, LeftOut
 from minigpts.corpus.readers.missing import missing
 from minigpts.corpus.readers.notes import note
@@ -28,7 +28,7 @@ from minigpts.model.packing import Spans
 Render = Callable[[Chat, str], tuple[str, Spans]]  # of a chat and where it stands; see Renderer.render
 
 SOURCE = "local"
-PROSE = (".markdown", ".md", ".txt")
+PROSE = (".markdown", ".md", ".txt", *document_files.KINDS)
 # With fewer files of prose than this, whole files could not make up shares of a few percent.
 FEW_FILES = 20
 # What a tokenizer should not see: control characters but white space, and halves of surrogate pairs, which JSON can escape.
@@ -201,20 +201,28 @@ class Chats:
 class Texts:
     """Documents from local files, in the order of the files' names, read anew on each iteration.
 
-    A jsonl object, a row of a table, and a txt or markdown file each become a document. A long one is cut into passages that
-    share a group. With fewer than ``FEW_FILES`` files of prose each passage is a group of its own, since a single book could not
-    be split otherwise. Then a test passage may follow a training passage; to prevent that, give a file for each chapter.
+    A JSON object, a row of a table, and a file of prose (txt, markdown, html, pdf, docx, epub) each become a document. A long one
+    is cut into passages that share a group. With fewer than ``FEW_FILES`` files of prose each passage is a group of its own,
+    since a single book could not be split otherwise. Then a test passage may follow a training passage; to prevent that, give a
+    file for each chapter.
     """
 
     def __init__(self, path: Path, columns: Columns, param: str, render: Render | None = None) -> None:
-        """Find the files. Raises UserError naming ``param`` when there are none; faults inside them are raised on reading."""
+        """Find the files. Raises UserError naming ``param`` when there are none, or what isn't installed to read one of them.
+
+        Faults inside them are raised on reading.
+        """
         self.path, self.columns, self.render = path, columns, render
         self._passed_over: Counter[str] = Counter()
         self.files = folders.text_files(path, KINDS, param, self._passed_over)
+        document_files.require_libraries(self.files)
         self.dropped = self._passed_over.copy()  # what the last reading left out, by reason
 
     def __iter__(self) -> Iterator[Document]:
-        """Read the files. Raises UserError naming the file and the line that can't be read, and when there is no text."""
+        """Read the files. Raises UserError naming the file and the line that can't be read, and when there is no text.
+
+        Of html, pdf, docx and epub a file that can't be read is named on stderr, counted, and left out.
+        """
         dropped = self.dropped = self._passed_over.copy()
         apart = sum(folders.suffix(file) in PROSE for file in self.files) < FEW_FILES
         empty = True
@@ -239,9 +247,21 @@ class Texts:
             dropped["files without columns"] += 1
         else:
             group = None
-            for passage in passages(printable(block, dropped) for block in lines.blocks(path)):
+            for passage in passages(printable(block, dropped) for block in _blocks(path, dropped)):
                 group = _group(passage) if group is None or apart else group
                 yield Document(passage, group, SOURCE)
+
+
+def _blocks(path: Path, dropped: Counter[str]) -> Iterator[str]:
+    """The text of a file of prose in blocks; none, counted in ``dropped``, of a document that can't be read."""
+    if folders.suffix(path) not in document_files.KINDS:
+        return lines.blocks(path)
+    try:
+        return iter([document_files.text(path)])
+    except UserError as error:
+        note(f"{error}; left out")
+        dropped["documents that can't be read"] += 1
+        return iter(())
 
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]  # with where each stands
@@ -249,6 +269,14 @@ Rows = Iterator[tuple[str, Mapping[str, Any]]]  # with where each stands
 
 def _jsonl_rows(path: Path, columns: Columns, dropped: Counter[str], chats: Chats | None) -> Rows:
     return ((f"{path}:{line}", row) for line, row in lines.json_rows(path))
+
+
+def _json_rows(path: Path, columns: Columns, dropped: Counter[str], chats: Chats | None) -> Rows:
+    if not lines.holds_array(path):  # what lies beside data: settings, a description
+        note(f"{path}: not read, since it holds no array of rows; where it has one on each line, name it .jsonl")
+        dropped["json files without an array"] += 1
+        return iter(())
+    return ((f"{path}: row {number}", row) for number, row in lines.array_rows(path))
 
 
 def _table_rows(path: Path, columns: Columns, dropped: Counter[str], chats: Chats | None) -> Rows:
@@ -279,6 +307,7 @@ def _parquet_rows(path: Path, columns: Columns, dropped: Counter[str], chats: Ch
 
 _ROWS: dict[str, Callable[[Path, Columns, Counter[str], Chats | None], Rows]] = {
     ".csv": _table_rows,
+    ".json": _json_rows,
     ".jsonl": _jsonl_rows,
     ".parquet": _parquet_rows,
     ".tsv": _table_rows,

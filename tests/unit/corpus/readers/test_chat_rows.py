@@ -33,6 +33,8 @@ RENDERED = f"User: {ASKED}\n\nAssistant: {SAID}</s>"
 def write(path: Path, rows: list[dict]) -> Path:
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -46,7 +48,7 @@ def read(path: Path, folder: Path, family: str | None = None, column: str = "tex
     return list(texts), dict(texts.dropped)
 
 
-@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("kind", [".json", ".jsonl", ".parquet"])
 @pytest.mark.parametrize(("layout", "row"), LAYOUTS)
 def test_a_chat_is_the_same_in_every_layout_and_file(tmp_path, capsys, kind, layout, row):
     path = write(tmp_path / f"train{kind}", [row, row])

@@ -369,6 +369,12 @@ def test_the_papers_layout_puts_its_context_above_each_question(tmp_path):
     assert dropped == {"questions with an empty choice": 1, "duplicate questions": 1}
 
 
+def test_an_array_of_questions_is_read_as_lines_of_them_are(tmp_path):
+    rows = [GOOD, {"question": "Where?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}]
+    array = read(write(tmp_path, "q.json", json.dumps(rows, indent=1)))
+    assert array == read(write(tmp_path, "q.jsonl", jsonl(*rows))) and len(array[0]) == 2
+
+
 def test_bad_items_of_the_papers_layout_are_named_by_their_number(tmp_path):
     path = write(tmp_path, "q.json", papers("", ("One?", ["a", "b"], 1), ("Two?", ["a", "b"], 2)))
     with pytest.raises(UserError, match=r"q\.json: question 2: 'answer' must be .* got 2"):
@@ -376,7 +382,9 @@ def test_bad_items_of_the_papers_layout_are_named_by_their_number(tmp_path):
     for content, message in (
         (jsonl(GOOD, GOOD), r"q\.json:2: not valid JSON .*belong in \.jsonl"),
         (jsonl(GOOD), "not in the paper's layout"),
-        ("[1]", "not in the paper's layout"),
+        ("[1]", r"q\.json: row 1: not a JSON object"),
+        (json.dumps([GOOD, {**GOOD, "answer": 2}]), r"q\.json: row 2: 'answer' must be .* got 2"),
+        (json.dumps([{"stem": "Which?"}]), r"q\.json: row 1: "),
         ('{"questions": {"One?": 3}}', r"question 1: 'choices' must be at least two texts, got None"),
         ("[" * 100_000, "not JSON that can be read"),
     ):

@@ -33,6 +33,10 @@ def jsonl(texts: list[str] = TEXTS) -> str:
     return "".join(json.dumps({"n": i, "text": item}, ensure_ascii=False) + "\n" for i, item in enumerate(texts))
 
 
+def array() -> str:
+    return json.dumps([{"n": i, "text": item} for i, item in enumerate(TEXTS)], ensure_ascii=False, indent=2) + "\n"
+
+
 def csv() -> str:
     return "n,text\n" + "".join('{},"{}"\n'.format(i, item.replace('"', '""')) for i, item in enumerate(TEXTS))
 
@@ -56,6 +60,10 @@ def prose(name: str, passages: int) -> str:
     [
         ("a.jsonl", jsonl()),
         ("a.jsonl.gz", jsonl()),
+        ("a.json", array()),
+        ("a.json.gz", array()),
+        ("utf16.json", array().encode("utf-16")),
+        ("mac.json", array().replace("\n", "\r")),
         ("marked.jsonl", "\ufeff" + jsonl()),
         ("utf16.jsonl", jsonl().encode("utf-16")),
         ("western.jsonl", jsonl().encode("cp1252")),
@@ -171,13 +179,13 @@ def test_nulls_of_parquet_are_missing_whatever_their_type(tmp_path):
 def test_a_data_sets_card_and_licence_are_no_text_and_are_named(tmp_path, capsys):
     write(tmp_path, "a.jsonl", jsonl())
     write(tmp_path, "notes.txt", "Some notes.")
-    for name in ("README.md", "readme_zh.md", "LICENSE.txt", "CITATION.md", "LICENSE", "scan.pdf"):
+    for name in ("README.md", "readme_zh.md", "LICENSE.txt", "CITATION.md", "LICENSE", "scan.png"):
         write(tmp_path, name, "About the data.")
     documents = corpus(tmp_path)
     assert [document.text for document in documents] == [*TEXTS, "Some notes."]
     assert documents.dropped == {"cards and licences": 4, "files of other kinds": 2}
     cards = "CITATION.md, LICENSE.txt, README.md, readme_zh.md (card or licence; rename it if it is text)"
-    expected = f"{tmp_path}: reads 1 .jsonl, 1 .txt; not read: {cards}, LICENSE, scan.pdf (other kind)\n"
+    expected = f"{tmp_path}: reads 1 .jsonl, 1 .txt; not read: {cards}, LICENSE, scan.png (other kind)\n"
     assert capsys.readouterr().err == expected
     read(tmp_path)
     assert capsys.readouterr().err == ""  # once
@@ -242,7 +250,7 @@ def test_what_is_passed_over_in_a_folder_is_counted_and_loops_end(tmp_path):
     write(tmp_path, "a.txt", TEXTS[2])
     (tmp_path / "b").mkdir()
     write(tmp_path / "b", "b.txt", TEXTS[0])
-    write(tmp_path / "b", "b.pdf", "%PDF")
+    write(tmp_path / "b", "b.png", "PNG")
     write(tmp_path, ".hidden.txt", "hidden")
     (tmp_path / ".git").mkdir()
     write(tmp_path / ".git", "c.txt", "hidden")
@@ -267,6 +275,15 @@ def test_prose_has_no_columns_to_fill_a_template_from(tmp_path, capsys):
     assert [document.text for document in documents] == ["A heart."]
     assert documents.dropped["files without columns"] == 1
     assert f"{tmp_path}/notes.md: not read, since it has no columns" in capsys.readouterr().err
+
+
+def test_json_beside_the_data_that_holds_no_array_is_passed_over_and_named(tmp_path, capsys):
+    write(tmp_path, "a.jsonl", jsonl())
+    write(tmp_path, "dataset_info.json", '{"features": ["text"]}')
+    documents = corpus(tmp_path)
+    assert [document.text for document in documents] == TEXTS
+    assert documents.dropped["json files without an array"] == 1
+    assert f"{tmp_path}/dataset_info.json: not read, since it holds no array of rows" in capsys.readouterr().err
 
 
 def test_documents_come_as_they_are_read(tmp_path):
@@ -313,7 +330,13 @@ def test_a_line_of_any_length_takes_a_few_megabytes(tmp_path):
         ("a.csv", csv() + '4,"open\n', "a.csv:6: not valid CSV"),
         ("a.csv", csv() + "4\n", "a.csv:6: has fewer columns than the first line"),
         ("a.parquet", b"PAR1", "a.parquet: not a readable parquet file"),
-        ("a.docx", b"", "a.docx: not a kind of text file"),
+        ("a.odt", b"", "a.odt: not a kind of text file"),
+        ("a.json", '[{"text": "A heart."}, {"body": ""}]', "a.json: row 2: no column 'text'; there is body"),
+        (
+            "a.json",
+            '{"text": "A heart."}',
+            "a.json: holds no text; give a file with at least some documents (left out: files without",
+        ),
     ],
 )
 def test_complaints_name_file_and_line_in_one_line(tmp_path, name, content, message):
