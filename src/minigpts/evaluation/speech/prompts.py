@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from minigpts.model.packing import Spans
 
-PROMPTS = 30
+PROMPTS = 60
 FIRST_WORDS = 5  # of a document, for the model to go on from
 LONGEST_QUESTION = 40  # words
 ASKED = re.compile(r"Question: *(.+)")  # what a document asks, on its first line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minigpts.evaluation.speech.general import GENERAL
-from minigpts.evaluation.speech.prompts import Prompt, encode, of_documents
+from minigpts.evaluation.speech.prompts import PROMPTS, Prompt, encode, of_documents
 from minigpts.model import checkpoint
 from tests import tiny
 from tests.unit.post_processors import POST_PROCESSORS
@@ -26,11 +26,11 @@ def test_a_third_each_are_questions_requests_and_beginnings_from_all_over_the_te
 
 @pytest.mark.parametrize(
     ("documents", "asking"),
-    [([f"Sentence {i}. Another." for i in range(50)], 0), ([f"Question: Why {i}?\nAnswer: so" for i in range(50)], 30)],
+    [([f"Sentence {i}. Another." for i in range(90)], 0), ([f"Question: Why {i}?\nAnswer: so" for i in range(90)], PROMPTS)],
 )
 def test_text_of_one_kind_makes_prompts_of_one_kind(documents, asking):
     found = of_documents(documents)
-    assert len(set(found)) == 30 and sum(prompt.asks for prompt in found) == asking
+    assert len(set(found)) == PROMPTS and sum(prompt.asks for prompt in found) == asking
     assert len(of_documents(documents[:7])) == 7
 
 

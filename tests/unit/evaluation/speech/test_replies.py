@@ -7,7 +7,7 @@ import torch
 
 from minigpts.evaluation.speech.instructions import INSTRUCTIONS
 from minigpts.evaluation.speech.measure import keeps, measure
-from minigpts.evaluation.speech.prompts import Prompt
+from minigpts.evaluation.speech.prompts import PROMPTS, Prompt
 from minigpts.evaluation.speech.replies import Reply, figures, loops
 from minigpts.model import checkpoint
 from tests import tiny
@@ -88,16 +88,16 @@ def test_a_model_that_says_one_word_loops_and_one_that_ends_at_once_is_empty(say
         model.model.embed_tokens.weight.fill_(1.0)
         hidden = model.model(torch.tensor([[5]])).last_hidden_state[0, 0]
         model.lm_head.weight.zero_()[said] = hidden
-    metrics, written = measure(model, tokenizer, tiny.sentences(40), [None] * 40, 9, batch_tokens=4096)
+    metrics, written = measure(model, tokenizer, tiny.sentences(200), [None] * 200, 9, batch_tokens=4096)
     empty = float(says == "nothing")
     figures = {"empty_rate": empty, "end_rate": empty, "loop_rate": 1 - empty, "length": 9 * (1 - empty)}
     distinct = None if empty else metrics["domain"]["distinct_2"]
     assert metrics["instructions"] == 0.0
     assert all(metrics[asked] == {**figures, "distinct_2": distinct} for asked in ("domain", "general"))
     assert {name: len(found) for name, found in written.items()} == {
-        "domain": 30,
+        "domain": PROMPTS,
         "general": 30,
-        "sampled": 30,
+        "sampled": 45,
         "instructions": len(INSTRUCTIONS),
     }
     tokenizer.chat_template = None
