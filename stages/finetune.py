@@ -29,7 +29,8 @@ FLAGS = {
 }
 OPTIONAL = {
     "questions": "jsonl of questions; those of split validation are watched, too",
-    "general": "parquet of general text, of which finetune.general_share of the rows are",
+    "general": "parquet of the user's general text, for finetune.general: text",
+    "written": "parquet of the general text that the parent wrote, for finetune.general: parent",
     "teacher": "checkpoint to distil from; without it nothing is, whatever the params say",
     "scratch": "where an interrupted run is resumed from",
 }
@@ -37,11 +38,15 @@ OPTIONAL = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
-    run(params.flags(argv, __doc__, FLAGS, OPTIONAL), Path(".scratch/finetune"))
+    args = params.flags(argv, __doc__, FLAGS, OPTIONAL)
+    run(args, Path(".scratch/finetune"), args.teacher)
 
 
-def run(args: argparse.Namespace, default_scratch: Path) -> None:
-    """Tune what the flags name by the params they name; tune_parent runs it too."""
+def run(args: argparse.Namespace, default_scratch: Path, author: Path | None) -> None:
+    """Tune what the flags name by the params they name; tune_parent runs it too.
+
+    ``author`` is the checkpoint that wrote the general text of finetune.general: parent.
+    """
     scratch = args.scratch or default_scratch
     settings = params.read(args.params, Params, "finetune")
     evaluation = params.read(args.params, EvaluateParams, "evaluate")
@@ -49,9 +54,11 @@ def run(args: argparse.Namespace, default_scratch: Path) -> None:
     parent = recipe.read_parent(args.parent)
     questions = [row for row in artifacts.read_jsonl(args.questions) if row["split"] == "validation"] if args.questions else []
     template = evaluation.template(args.model)
-    teacher = args.teacher if settings.distillation > 0 else None
+    distilled = settings.distillation if args.teacher else 0.0
+    teacher = author if settings.general == "parent" else args.teacher if distilled else None
     if teacher is not None and (teacher / checkpoint.SKIPPED).exists():
         raise UserError(f"params.yaml: finetune.teacher is {teacher.name}, which wasn't tuned; set tune_parent: true")
+    general_text = {"text": args.general, "parent": args.written, None: None}[settings.general]
 
     import torch
 
@@ -62,16 +69,16 @@ def run(args: argparse.Namespace, default_scratch: Path) -> None:
     machine = computed_on(device(runtime))
     config, dtype = checkpoint.load_config(args.model), StoredWeights(args.model).dtype
     packing.require_positions(config, settings.sequence_length, "finetune.sequence_length")
-    tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general_text(args.general, settings.general_share)
+    tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general(general_text, settings.general)
     train, spans = data.read_text(args.train)
     sequences, share = data.draw_sequences(tokenizer, train, packing.boundaries(tokenizer, config), settings, general, spans)
-    identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation), "general": general}
-    identity |= {"runtime": asdict(runtime), "computed_on": machine}
-    inputs = [args.model, args.train, args.validation, args.parent, args.questions, teacher, Path(__file__)]
+    identity = {"finetune": asdict(settings), "evaluate": asdict(evaluation), "runtime": asdict(runtime), "computed_on": machine}
+    inputs = [args.model, args.train, args.validation, args.parent, args.questions, general_text, teacher, Path(__file__)]
     state = scratch / resuming.fingerprint(identity, filter(None, inputs))
     texts, asked = data.read_text(args.validation)
     watched = trainer.Validation(tokenizer, texts, evaluation.sequence_length, parent, asked, questions, template)
-    teaching = distillation.load_teacher(teacher, args.model, settings.distillation) if teacher else None
+    of_general = 1.0 if settings.general == "parent" else distilled
+    teaching = distillation.load_teacher(teacher, args.model, distilled, of_general) if teacher else None
     rate, tried = settings.learning_rate, dict[float, float]()
     if rate is None:
         rate, tried = probe.find_rate(

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Tune, or leave a note that there is nothing to compare with."""
     arguments = params.flags(argv, __doc__, finetune.FLAGS, finetune.OPTIONAL)
     if params.read(arguments.params, Params, None, top_level=("tune_parent",)).tune_parent:
-        finetune.run(arguments, Path(".scratch/tune_parent"))
+        finetune.run(arguments, Path(".scratch/tune_parent"), arguments.model)
         return
     with artifacts.replacing(arguments.out) as folder:
         folder.mkdir()

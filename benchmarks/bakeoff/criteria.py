@@ -163,7 +163,7 @@ class BakeOff:
 
     def tune(self, model: PreTrainedModel, max_tokens: int, seed: int) -> None:
         """Tune the model in place by the recipe's rates and sizes; the last weights count. No teacher, adapter, or other text."""
-        recipe = replace(self.settings.recipe, max_tokens=max_tokens, seed=seed, general_share=0.0, lora_rank=0)
+        recipe = replace(self.settings.recipe, max_tokens=max_tokens, seed=seed, general=None, general_share=0.0, lora_rank=0)
         set_trainable(model, recipe)
         sequences, _ = draw_sequences(self.tokenizer, self.train, packing.boundaries(self.tokenizer, self.config), recipe)
         steps = recipe.steps(len(sequences) * recipe.sequence_length)

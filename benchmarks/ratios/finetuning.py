@@ -46,6 +46,7 @@ TIMED = Recipe(
     teacher="base",
     freeze_embeddings=False,
     lora_rank=0,
+    general=None,
     general_share=0.0,
 )
 COMPARED = replace(TIMED, learning_rate=5e-4, warmup_share=0.05, batch_size=1, max_tokens=20 * 256)  # twenty short steps

@@ -32,6 +32,7 @@ TOP_LEVEL = (
     "budget",
     "damage",
     "prune_neurons",
+    "write_general",
     "finetune",
     "precision",
     "export",

@@ -59,7 +59,8 @@ def _short(tuning: Tuning, model: PreTrainedModel) -> Recipe:
     if rate is None:
         rate = probe.starting_rate(dict(model.named_parameters()), layers)
     tokens = max(tuning.tokens, recipe.tokens_per_step)
-    return replace(recipe, learning_rate=rate, lora_rank=0, max_tokens=tokens, distillation=0.0, general_share=0.0)
+    own = replace(recipe, distillation=0.0, general=None, general_share=0.0)
+    return replace(own, learning_rate=rate, lora_rank=0, max_tokens=tokens)
 
 
 def _rounded_damage(meter: DamageMeter, model: PreTrainedModel, tokenizer: Tokenizer, formats: Mapping[str, str] | None) -> Damage:

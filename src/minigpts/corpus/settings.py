@@ -24,7 +24,7 @@ class Settings:
     questions: str | None  # the user's own questions; they replace the domain's
     make_questions: Literal["completion", "translation"] | None  # from the held-out text, where there are no questions
     keep_terms: str | None  # a file of terms; every token they need is kept
-    general_text: str | None  # the user's own general text, for finetune.general_share: a file or a folder
+    general_text: str | None  # the user's own general text, for finetune.general: text, a file or a folder
     max_leakage: float  # maximum share of the held-out text's runs of words, and of the questions', found in the training text
     seed: int  # of the splits, the orders and the choice of questions
     calibration_share: float  # shares of the documents; the rest trains

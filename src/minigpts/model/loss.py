@@ -4,7 +4,7 @@ A language model's largest tensors are its logits, (tokens, vocab_size) in fp32,
 for one slice of tokens at a time: each slice's gradient is taken right after its loss, in the forward pass, since the
 gradient of a cross-entropy needs nothing from above it but a scalar factor. (The idea of Liger Kernel, arXiv
 2410.10989, in plain PyTorch.) The loss and the gradients are those of the stock model, up to the order of summation.
-A teacher's logits, where it has a share in the loss, are made for the same slice and go with it.
+A teacher's logits, where it has a share in a token's loss, are made for the same slice and go with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import log_softmax, softmax
+from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
 from minigpts.model.families import spec_for
@@ -29,14 +29,14 @@ class SoftTargets:
 
     hidden: torch.Tensor  # (sequences, tokens, the teacher's hidden_size)
     head: Head
-    share: float  # of the loss; the labels have the rest
+    share: torch.Tensor  # (sequences, tokens) of each token's loss, 0 to 1; the label has the rest
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Σ −log softmax(logits)[label], and its gradients while they are at hand.
 
-    With soft targets it is Σ −(1 − share)·log p[label] − share·Σ_v q_v·log p_v, q being the teacher's distribution: its
-    gradient with respect to the logits is p − (1 − share)·one-hot − share·q, since p's part is the same in both terms.
+    With soft targets it is Σ −(1 − share)·log p[label] + share·KL(q ‖ p), q being the teacher's distribution: its gradient with
+    respect to the logits is p − (1 − share)·one-hot − share·q, since p's part is the same in both terms.
     """
 
     @staticmethod
@@ -50,25 +50,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
         soft: SoftTargets | None,
     ) -> torch.Tensor:
         """``hidden`` (tokens, hidden_size), ``weight`` (vocab_size, hidden_size), ``labels`` (tokens,), ``cap`` the c of
-        c·tanh(logits / c), if any, ``soft`` with hidden states (tokens, …); gives a scalar."""
+        c·tanh(logits / c), if any, ``soft`` with hidden states (tokens, …) and shares (tokens,); gives a scalar."""
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         states = hidden.new_empty(len(hidden), 0) if soft is None else soft.hidden
-        own = 1.0 if soft is None else 1 - soft.share
+        shares = torch.zeros(len(hidden), device=hidden.device) if soft is None else soft.share
         head = Head(weight, bias, cap)
-        for part, label, state, out in head.slices(hidden, labels, states, of_hidden):
+        for part, label, state, share, out in head.slices(hidden, labels, states, shares[:, None], of_hidden):
             logits = head.logits(part)
             slope = head.slope(logits)
             log_p = log_softmax(logits, dim=-1)
             label = label[:, None]
-            total -= own * log_p.gather(1, label).sum()
+            total -= ((1 - share) * log_p.gather(1, label)).sum()
             wanted = None
             if soft is not None:
-                wanted = softmax(soft.head.logits(state), dim=-1).mul_(soft.share)  # (rows, vocab_size)
-                total -= torch.dot(wanted.flatten(), log_p.flatten())
-            gradient = log_p.exp_().scatter_add_(1, label, log_p.new_full(label.shape, -own))
+                log_q = log_softmax(soft.head.logits(state), dim=-1)
+                wanted = log_q.exp().mul_(share)  # (rows, vocab_size)
+                total += torch.dot(wanted.flatten(), log_q.sub_(log_p).flatten())
+            gradient = log_p.exp_().scatter_add_(1, label, share - 1)
             if wanted is not None:
                 gradient -= wanted
             if slope is not None:
@@ -112,7 +113,7 @@ def fused_loss(model: PreTrainedModel, soft: SoftTargets | None = None) -> Itera
         targets = labels[..., 1:]  # token t predicts token t + 1
         counts = targets != IGNORED
         hidden = logits[..., :-1, :][counts]  # the head is the identity now
-        states = None if soft is None else SoftTargets(soft.hidden[..., :-1, :][counts], soft.head, soft.share)
+        states = None if soft is None else SoftTargets(soft.hidden[..., :-1, :][counts], soft.head, soft.share[..., :-1][counts])
         total = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, targets[counts], head.cap, states)
         return total / (len(hidden) if num_items_in_batch is None else num_items_in_batch)
 

@@ -67,6 +67,7 @@ def tune_scales(
         seed=recipe.seed + 1,
         lora_rank=0,
         distillation=0.0,
+        general=None,
         general_share=0.0,
     )
     sequences, _ = draw_sequences(tokenizer, texts, packing.boundaries(tokenizer, model.config), own, spans=spans)

@@ -16,11 +16,15 @@ import torch
 from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import packing
-from minigpts.model.packing import CONTEXT, IGNORED, Boundaries, Spans
+from minigpts.model.packing import IGNORED, Boundaries, Spans
 from minigpts.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+GENERAL = -102  # the label of the first token of a row of general text, which is no target
+
+Text = tuple[Sequence[str], Sequence[Spans | None]]  # documents, and which characters of each are targets; None: all
 
 
 def draw_sequences(
@@ -28,20 +32,22 @@ def draw_sequences(
     texts: Sequence[str],
     around: Boundaries,
     recipe: Recipe,
-    general: Sequence[str] = (),
+    general: Text = ((), ()),
     spans: Sequence[Spans | None] | None = None,
 ) -> tuple[np.ndarray, float]:
     """Pack documents in seeded order, as many as ``recipe.max_tokens`` takes, and the asked share of ``general`` text.
 
     Gives int64 (num_sequences, 2, sequence_length), ids and labels, and the share of ``texts``, by characters, that is among
     them. The order matters where that is not all of it: the first documents may be all of one kind. Where a text has ``spans``,
-    only their tokens are targets, and a piece of it without any is left out. Raises UserError when there is no text.
+    only their tokens are targets, and a piece of it without any is left out. The first label of a row of ``general`` text is
+    ``GENERAL``. Raises UserError when there is no text.
     """
     own = 1 - recipe.general_share
     rows, share = _draw(tokenizer, texts, spans, around, recipe, round(own * recipe.max_tokens))
     count = round(len(rows) * recipe.general_share / own)
     if count:
-        others, _ = _draw(tokenizer, general, None, around, recipe, count * recipe.sequence_length)
+        others, _ = _draw(tokenizer, *general, around, recipe, count * recipe.sequence_length)
+        others[:, 1, 0] = GENERAL
         shuffled = np.random.default_rng(recipe.seed).permutation(others)
         rows = np.concatenate([rows, np.resize(shuffled, (count, *rows.shape[1:]))])  # repeated where it is too little
     return rows, share
@@ -79,7 +85,7 @@ def _draw(
         if tokens >= max_tokens:
             break
     if not pieces:
-        raise UserError("there is no text to train on; check the data set's splits and dataset.general_text")
+        raise UserError("there is no text to train on; check the data set's splits and the general text")
     return packing.pack_documents(pieces, recipe.sequence_length, targets), drawn / sum(map(len, texts))
 
 
@@ -89,14 +95,15 @@ def read_text(path: Path) -> tuple[list[str], list[Spans | None]]:
     return columns["text"], columns["loss_spans"]
 
 
-def read_general_text(path: Path | None, share: float) -> list[str]:
-    """The documents of the general text, if it has a share. Raises UserError when there are none."""
-    if share == 0:
-        return []
-    texts = [] if path is None else artifacts.read_table(path, ["text"])["text"]
+def read_general(path: Path | None, general: str | None) -> Text:
+    """The general text of ``finetune.general``, as :func:`read_text` gives it. Raises UserError when it is asked for and empty."""
+    if general is None:
+        return (), ()
+    texts, spans = ([], []) if path is None else read_text(path)
     if not texts:
-        raise UserError("finetune.general_share > 0 needs general text; set dataset.general_text to a file or folder")
-    return texts
+        advice = {"text": "set dataset.general_text to a file or folder", "parent": "set write_general.tokens"}
+        raise UserError(f"params.yaml: finetune.general is {general}, but there is no such text; {advice[general]}")
+    return texts, spans
 
 
 class PackedSequences(torch.utils.data.Dataset):
@@ -119,6 +126,8 @@ class PackedSequences(torch.utils.data.Dataset):
 
 
 def collate(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A batch of ids, labels and where documents begin, each (sequences, sequence_length)."""
+    """A batch of ids, labels and where documents begin, each (sequences, sequence_length), and which are general (sequences,)."""
     ids, labels = torch.stack(list(rows), dim=1)
-    return {"input_ids": ids, "labels": labels.where(labels != CONTEXT, IGNORED), "begins": labels == IGNORED}
+    general = labels[:, 0] == GENERAL
+    begins = (labels == IGNORED) | (labels == GENERAL)
+    return {"input_ids": ids, "labels": labels.where(labels >= 0, IGNORED), "begins": begins, "general": general}

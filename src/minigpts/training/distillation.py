@@ -1,4 +1,8 @@
-"""A teacher beside the child: what it expects of every next token, over the tokens that the child still has."""
+"""A teacher beside the child: what it expects of every next token, over the tokens that the child still has.
+
+Of general text that the parent wrote it may have the whole loss: the KL divergence to the parent is least where the child speaks as
+the parent does (Kim and Rush, arXiv 1606.07947), and the domain's text keeps its cross-entropy.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +32,16 @@ class Teacher:
     :mod:`minigpts.model.loss` makes its logits a slice at a time.
     """
 
-    def __init__(self, model: PreTrainedModel, ids: torch.Tensor, share: float) -> None:
-        """``ids`` (the child's vocab_size,): the teacher's id of each of the child's tokens; ``share`` of the loss."""
+    def __init__(self, model: PreTrainedModel, ids: torch.Tensor, share: float, share_of_general: float) -> None:
+        """``ids`` (the child's vocab_size,): the teacher's id of each of the child's tokens.
+
+        ``share`` is its share of the loss of the domain's text, ``share_of_general`` that of general text.
+        """
         self.decoder = model.get_submodule(spec_for(model.config.model_type).decoder).requires_grad_(False)
         head = head_of(model)
         bias = None if head.bias is None else head.bias.detach()[ids]
-        self.head, self.ids, self.share = Head(head.weight.detach()[ids], bias, head.cap), ids, share
+        self.head, self.ids = Head(head.weight.detach()[ids], bias, head.cap), ids
+        self.share, self.share_of_general = share, share_of_general
 
     def to(self, device: torch.device) -> Teacher:
         """Move it to a device, in place."""
@@ -43,13 +51,19 @@ class Teacher:
         return self
 
     @torch.inference_mode()
-    def soft_targets(self, input_ids: torch.Tensor, layout: Mapping[str, Any]) -> SoftTargets:
-        """What it expects after each of the child's ``input_ids`` (sequences, tokens), laid out as the child's are."""
+    def soft_targets(self, input_ids: torch.Tensor, general: torch.Tensor, layout: Mapping[str, Any]) -> SoftTargets | None:
+        """What it expects after each of the child's ``input_ids`` (sequences, tokens), laid out as the child's are.
+
+        ``general`` (sequences,) says which are of general text. None where it has a share in none of them.
+        """
+        if not self.share and not general.any():
+            return None
         hidden = self.decoder(input_ids=self.ids[input_ids], use_cache=False, **layout).last_hidden_state
-        return SoftTargets(hidden, self.head, self.share)
+        share = torch.where(general, self.share_of_general, self.share)[:, None].expand(input_ids.shape)
+        return SoftTargets(hidden, self.head, share)
 
 
-def load_teacher(folder: Path, child: Path, share: float) -> Teacher:
+def load_teacher(folder: Path, child: Path, share: float, share_of_general: float) -> Teacher:
     """The teacher for the checkpoint ``child``, in fp32. Raises UserError unless it knows every token of the child by name."""
     ids = torch.arange(checkpoint.load_config(child).vocab_size)
     if (child / INDEX_MAP).exists():
@@ -63,4 +77,4 @@ def load_teacher(folder: Path, child: Path, share: float) -> Teacher:
                 f"{folder}: its token {old} is not token {new} of {child}; finetune.teacher must be the child's own parent,"
                 " tuned or not"
             )
-    return Teacher(checkpoint.load_model(folder, torch.float32), ids, share)
+    return Teacher(checkpoint.load_model(folder, torch.float32), ids, share, share_of_general)

@@ -32,7 +32,8 @@ class Recipe:
     teacher: str  # the checkpoint folder to distil from, below data/checkpoints; dvc.yaml makes it the stage's --teacher
     freeze_embeddings: bool  # token embeddings and output head stay as they are
     lora_rank: int  # rank of the adapters that are tuned instead of the weights, and merged on saving; 0: the weights
-    general_share: float  # of the packed sequences that come from dataset.general_text
+    general: Literal["text", "parent"] | None  # blend in dataset.general_text, or what write_general let the parent write
+    general_share: float  # of the packed sequences, that are general text
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -46,6 +47,13 @@ class Recipe:
         require(0 <= self.distillation <= 1, "finetune.distillation must be ≥ 0 and ≤ 1", self.distillation)
         require(self.lora_rank >= 0, "finetune.lora_rank must be ≥ 0", self.lora_rank)
         require(0 <= self.general_share < 1, "finetune.general_share must be ≥ 0 and < 1", self.general_share)
+        if self.general is None:
+            require(self.general_share == 0, "finetune.general_share must be 0 where finetune.general is null", self.general_share)
+        else:
+            rule = f"finetune.general_share must be > 0 where finetune.general is {self.general}"
+            require(self.general_share > 0, rule, self.general_share)
+        untouched = self.general != "parent" or self.teacher == "base"
+        require(untouched, "finetune.teacher must be base, the untouched parent, where finetune.general is parent", self.teacher)
         rule = f"finetune.max_tokens must be ≥ batch_size × sequence_length = {self.tokens_per_step}"
         require(self.max_tokens >= self.tokens_per_step, rule, self.max_tokens)
 

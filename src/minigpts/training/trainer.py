@@ -182,11 +182,12 @@ class FusedTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, by another way."""
-        begins, inputs = inputs["begins"], {name: values for name, values in inputs.items() if name != "begins"}
+        begins, general = inputs["begins"], inputs["general"]
+        inputs = {name: inputs[name] for name in ("input_ids", "labels")}
         layout, soft = document_mask(self.model, begins), None
         if self.teacher is not None:
             with self.accelerator.autocast():
-                soft = self.teacher.soft_targets(inputs["input_ids"], layout)
+                soft = self.teacher.soft_targets(inputs["input_ids"], general, layout)
         with fused_loss(self.model, soft):
             return super().compute_loss(model, {**inputs, **layout}, *args, **kwargs)
 

@@ -69,6 +69,7 @@ PARAMS: dict[str, Any] = {
         "teacher": "base",
         "freeze_embeddings": True,
         "lora_rank": 0,
+        "general": None,
         "general_share": 0.0,
     },
     "evaluate": {"sequence_length": 64, "chat": False},

@@ -34,6 +34,7 @@ def arguments(folder: Path) -> list[str]:
         "parent": "base.json",
         "questions": "mcq.jsonl",
         "general": "general.parquet",
+        "written": "written.parquet",
         "teacher": "teacher",
         "params": "params.yaml",
         "scratch": "scratch",

@@ -17,7 +17,7 @@ from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model import checkpoint
 from minigpts.model.chat_template import ChatTemplate
 from minigpts.model.weights import WEIGHTS, StoredWeights, write_tensors
-from stages import finetune
+from stages import finetune, tune_parent
 from tests import tiny
 from tests.unit.stages.finetune_killed import arguments
 
@@ -37,6 +37,7 @@ RECIPE = {
     "teacher": "base",
     "freeze_embeddings": False,
     "lora_rank": 0,
+    "general": None,
     "general_share": 0.0,
 }
 
@@ -48,7 +49,8 @@ def _prepare(folder: Path, family: str = "llama", parent: float = 1.0, sentences
     artifacts.write_table(folder / "pruned" / "neurons.parquet", {"layer": [0], "neuron": [3]})
     artifacts.write_table(folder / "train.parquet", {"text": tiny.sentences(sentences) or [""]})
     artifacts.write_table(folder / "validation.parquet", {"text": tiny.sentences(6, seed=5)})
-    artifacts.write_table(folder / "general.parquet", {"text": []})
+    for name in ("general", "written"):
+        artifacts.write_table(folder / f"{name}.parquet", {"text": []})
     artifacts.write_jsonl(folder / "mcq.jsonl", _questions())
     artifacts.write_json(folder / "base.json", {"validation_bits_per_byte": parent, "validation_acc_norm": 0.75})
     document = {
@@ -109,20 +111,21 @@ KILL_POINTS_WITH_ALL = {
 }
 
 
-def _with_all(folder: Path) -> Path:
+def _with_all(folder: Path, general: str = "text", **changes: object) -> Path:
     """Distillation from a teacher of more tokens, adapters and general text, all at once."""
-    _prepare(folder, distillation=0.5, lora_rank=3, general_share=0.25)
+    _prepare(folder, **{"distillation": 0.5, "lora_rank": 3, "general": general, "general_share": 0.25, **changes})
     teacher = tiny.write_checkpoint(folder / "teacher", seed=1, dtype=torch.bfloat16, hidden_size=48)
     size = checkpoint.load_config(teacher).vocab_size
     artifacts.write_table(folder / "pruned/pruned_tokens.parquet", {"new_id": list(range(size))})
-    artifacts.write_table(
-        folder / "general.parquet", {"text": [f"Once upon a time there were {count} cats." for count in range(30)]}
-    )
+    texts = [f"Once upon a time there were {count} cats." for count in range(30)]
+    artifacts.write_table(folder / "general.parquet", {"text": texts})
+    artifacts.write_table(folder / "written.parquet", {"text": texts, "loss_spans": [[[12, len(text)]] for text in texts]})
     return folder
 
 
-def test_a_teacher_adapters_and_general_text_resume_to_the_bit_too(tmp_path):
-    folder = _with_all(tmp_path)
+@pytest.mark.parametrize("general", ["text", "parent"])
+def test_a_teacher_adapters_and_general_text_resume_to_the_bit_too(tmp_path, general):
+    folder = _with_all(tmp_path, general)
     command = [sys.executable, "-m", "tests.unit.stages.finetune_killed", str(folder), "", *KILL_POINTS_WITH_ALL]
     ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -186,6 +189,36 @@ def test_what_adapters_learnt_is_saved_as_plain_weights(tmp_path):
     texts = artifacts.read_table(folder / "validation.parquet", ["text"])["text"]
     score = language_modeling.score(model, tokenizer, texts, sequence_length=64, batch_tokens=64)
     assert score.bits_per_byte == pytest.approx(metrics["validation_bits_per_byte_best"], rel=5e-3)
+
+
+def test_on_what_the_parent_wrote_the_parent_is_the_teacher_and_nowhere_else(tmp_path):
+    def tuned(name: str, **changes: object) -> bytes:
+        folder = _with_all(tmp_path / name, **{"lora_rank": 0, "distillation": 0.0, **changes})
+        _run(folder)
+        return (folder / "out/finetuned" / WEIGHTS).read_bytes()
+
+    assert len({tuned("text"), tuned("parent", general="parent"), tuned("both", general="parent", distillation=0.5)}) == 3
+
+
+def test_a_rate_is_found_with_general_text_that_the_parent_wrote(tmp_path, monkeypatch):
+    monkeypatch.setattr("minigpts.training.probe.MOST", 2)
+    metrics, _ = _run(_with_all(tmp_path, "parent", learning_rate=None, lora_rank=0))
+    assert len(metrics["learning_rates_tried"]) == 3 and metrics["best_step"] > 0
+
+
+def test_the_parent_is_tuned_by_the_same_recipe_with_itself_as_the_teacher(tmp_path):
+    """As a child that lost nothing is."""
+    weights = []
+    for name, stage in (("child", finetune), ("parent", tune_parent)):
+        folder = _with_all(tmp_path / name, "parent", distillation=0.0, lora_rank=0)
+        document = yaml.safe_load((folder / "params.yaml").read_text())
+        (folder / "params.yaml").write_text(yaml.safe_dump({**document, "tune_parent": True}))
+        given = arguments(folder)
+        place = given.index("--teacher")
+        given[place : place + 2] = ["--teacher", str(folder / "pruned")] if stage is finetune else []
+        stage.main(given)
+        weights.append((folder / "out/finetuned" / WEIGHTS).read_bytes())
+    assert weights[0] == weights[1] != (folder / "pruned" / WEIGHTS).read_bytes()
 
 
 def test_without_a_teacher_nothing_is_distilled_and_without_questions_bits_per_byte_alone_decide(tmp_path):
@@ -291,7 +324,11 @@ def test_plateau_stops_after_patience_and_keeps_the_best(tmp_path):
     [
         ({"learning_rate": 1e30}, "learning_rate"),
         ({"sentences": 0}, "there is no text to train on"),
-        ({"general_share": 0.5}, "finetune.general_share > 0 needs general text; set dataset.general_text"),
+        (
+            {"general": "text", "general_share": 0.5},
+            "finetune.general is text, but there is no such text; set dataset.general_text",
+        ),
+        ({"general": "parent", "general_share": 0.5}, "finetune.general is parent, but .* set write_general.tokens"),
         ({"sentences": 3, "batch_size": 40, "max_tokens": 40 * 24, "max_epochs": 2}, "one step of 960 within 2 epochs"),
         ({"max_tokens": 95}, "finetune.max_tokens must be ≥ batch_size × sequence_length = 96"),
         ({"learning_rate": 0}, "finetune.learning_rate must be > 0"),

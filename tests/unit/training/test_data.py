@@ -29,7 +29,7 @@ def test_documents_in_a_row_are_scored_as_each_alone(tmp_path, family):
     rows, share = data.draw_sequences(tokenizer, texts, AROUND, replace(RECIPE, sequence_length=100, max_tokens=10**6))
     assert share == 1.0 and len(rows) < len(texts) / 2
     batch = data.collate([torch.from_numpy(row) for row in rows])
-    count = (batch["labels"] != IGNORED).sum()
+    count, _ = (batch["labels"] != IGNORED).sum(), batch.pop("general")
     with fused_loss(model):
         loss = model(**batch, **document_mask(model, batch.pop("begins"))).loss * count
     expected = language_modeling.score(model, tokenizer, texts, sequence_length=100, batch_tokens=1).nats
@@ -43,6 +43,7 @@ def test_only_what_spans_cover_is_learnt_and_the_rest_is_seen(tmp_path):
     spans = [None, [(0, 9)], [(12, 20), (30, 31)], [], [(5, len(texts[4]))], [(len(texts[5]) - 1, len(texts[5]))]]
     recipe = replace(RECIPE, sequence_length=100, max_tokens=10**6)
     batch = data.collate([torch.from_numpy(row) for row in data.draw_sequences(tokenizer, texts, AROUND, recipe, spans=spans)[0]])
+    del batch["general"]
     layout, count = document_mask(model, batch.pop("begins")), (batch["labels"] != IGNORED).sum()
     with fused_loss(model):
         loss = model(**batch, **layout).loss * count
@@ -86,14 +87,28 @@ def test_general_text_has_its_share_of_the_rows(tmp_path, general):
     tiny.write_tokenizer(tmp_path)
     tokenizer = checkpoint.load_fast_tokenizer(tmp_path)
     others = [f"nothing of the kind, number {index}" for index in range(general)]
-    recipe = replace(RECIPE, sequence_length=64, general_share=0.25)
-    rows, share = data.draw_sequences(tokenizer, tiny.sentences(300), AROUND, recipe, others)
+    recipe = replace(RECIPE, sequence_length=64, general="text", general_share=0.25)
+    rows, share = data.draw_sequences(tokenizer, tiny.sentences(300), AROUND, recipe, (others, [None] * general))
+    again, _ = data.draw_sequences(tokenizer, tiny.sentences(300), AROUND, recipe, (others, [None] * general))
+    assert np.array_equal(rows, again)
+    batch = data.collate([torch.from_numpy(row) for row in rows])
+    assert batch["begins"][:, 0].all() and (batch["labels"] >= 0).equal(torch.from_numpy(rows[:, 1] >= 0))
+    rows[:, 1, 0] = IGNORED  # from here on as without general text
     foreign = {(1, *ids, 2) for ids in packing.encode(tokenizer, others)}
     blended = [any(document in foreign for document in documents_in([row])) for row in rows]
+    assert batch["general"].tolist() == blended
     assert sum(blended) == pytest.approx(0.25 * len(rows), abs=1) and 0 < share < 1
     assert len(rows) * 64 >= recipe.max_tokens * 0.95
-    again, _ = data.draw_sequences(tokenizer, tiny.sentences(300), AROUND, recipe, others)
-    assert np.array_equal(rows, again)
+
+
+def test_general_chats_are_learnt_on_their_replies_alone(tmp_path):
+    tiny.write_tokenizer(tmp_path)
+    tokenizer, texts = checkpoint.load_fast_tokenizer(tmp_path), tiny.sentences(20)
+    recipe = replace(RECIPE, sequence_length=64, general="parent", general_share=0.5)
+    rows, _ = data.draw_sequences(tokenizer, texts, AROUND, recipe, (texts, [[(0, 5)]] * len(texts)))
+    batch = data.collate([torch.from_numpy(row) for row in rows])
+    asked = (batch["labels"] >= 0).sum(1).float()
+    assert asked[batch["general"]].max() < asked[~batch["general"]].min()
 
 
 def test_no_text_is_refused(tmp_path):

@@ -103,6 +103,12 @@ def test_overfitting_and_lost_answers_are_said():
         ({"distillation": 1.5}, "finetune.distillation must be ≥ 0 and ≤ 1"),
         ({"lora_rank": -1}, "finetune.lora_rank must be ≥ 0"),
         ({"general_share": 1.0}, "finetune.general_share must be ≥ 0 and < 1"),
+        ({"general_share": 0.2}, "finetune.general_share must be 0 where finetune.general is null, got 0.2"),
+        ({"general": "text"}, "finetune.general_share must be > 0 where finetune.general is text, got 0"),
+        (
+            {"general": "parent", "general_share": 0.2, "teacher": "tuned_parent"},
+            "finetune.teacher must be base, the untouched parent, where finetune.general is parent, got 'tuned_parent'",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_refused(changes, message):

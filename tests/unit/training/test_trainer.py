@@ -34,6 +34,7 @@ RECIPE = Recipe(
     teacher="base",
     freeze_embeddings=False,
     lora_rank=0,
+    general=None,
     general_share=0.0,
 )
 

@@ -25,13 +25,16 @@ def generate(
     *,
     batch_tokens: int,
     draws: Tensor | None = None,
+    temperature: float = TEMPERATURE,
+    top_p: float = TOP_P,
     progress: str | None = None,
 ) -> list[list[int]]:
     """The reply to each prompt, in ids, up to the model's own end of text, which isn't part of it: so one that ended is shorter.
 
-    Greedy, or with ``draws``, float of shape (prompts, max_new_tokens) from 0 to 1, sampled by them. ``batch_tokens`` is about
-    how many tokens of prompts one forward takes (it changes memory and speed, not the result), ``progress`` the title of a
-    progress bar. Raises UserError for a prompt that, with its reply, doesn't fit the model's positions.
+    Greedy, or with ``draws``, float of shape (prompts, max_new_tokens) from 0 to 1, sampled by them at a temperature from the
+    likeliest tokens that make up ``top_p``. ``batch_tokens`` is about how many tokens of prompts one forward takes (it changes
+    memory and speed, not the result), ``progress`` the title of a progress bar. Raises UserError for a prompt that, with its
+    reply, doesn't fit the model's positions.
     """
     longest, limit = max(map(len, prompts), default=0), model.config.max_position_embeddings
     if longest + max_new_tokens > limit:
@@ -49,8 +52,10 @@ def generate(
         while order:
             rows = max(1, min(most, batch_tokens // len(prompts[order[0]])))
             batch, order = order[:rows], order[rows:]
-            drawn = None if draws is None else draws[batch].to(model.device)
-            for row, reply in zip(batch, _batch(model, [prompts[row] for row in batch], max_new_tokens, drawn), strict=True):
+            drawing = LogitsProcessorList()
+            if draws is not None:
+                drawing.append(_Drawn(draws[batch].to(model.device), len(prompts[batch[0]]), temperature, top_p))
+            for row, reply in zip(batch, _batch(model, [prompts[row] for row in batch], max_new_tokens, drawing), strict=True):
                 replies[row] = _until(reply, ends)
             bar.update(len(batch))
     return replies
@@ -67,15 +72,15 @@ class _Drawn(LogitsProcessor):
     A row's tokens then depend neither on the other rows nor on how large the vocabulary is.
     """
 
-    def __init__(self, draws: Tensor, start: int) -> None:
-        self.draws, self.start = draws, start
+    def __init__(self, draws: Tensor, start: int, temperature: float, top_p: float) -> None:
+        self.draws, self.start, self.temperature, self.top_p = draws, start, temperature, top_p
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """All of ``scores`` (rows, vocabulary) −∞ but one of each row."""
-        top, ids = (scores.float() / TEMPERATURE).topk(min(TOP_K, scores.shape[-1]))
+        top, ids = (scores.float() / self.temperature).topk(min(TOP_K, scores.shape[-1]))
         likely = top.softmax(-1)
         upto = likely.cumsum(-1)
-        nucleus = upto - likely < TOP_P  # the fewest that make up TOP_P together
+        nucleus = upto - likely < self.top_p  # the fewest that make it up together
         mass = (likely * nucleus).sum(-1, keepdim=True)
         draw = self.draws[:, input_ids.shape[1] - self.start, None] * mass
         place = (upto <= draw).sum(-1, keepdim=True).minimum(nucleus.sum(-1, keepdim=True) - 1)
@@ -101,14 +106,13 @@ def _ends(model: PreTrainedModel) -> list[int]:
     return [] if named is None else [named] if isinstance(named, int) else list(named)
 
 
-def _batch(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, draws: Tensor | None) -> Tensor:
+def _batch(model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, drawing: LogitsProcessorList) -> Tensor:
     """What follows the prompts, (prompts, new tokens); stops early when all have ended."""
     width = max(map(len, prompts))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):  # padded on the left, where the mask hides it
         ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = torch.tensor(prompt), 1
-    drawing = LogitsProcessorList([] if draws is None else [_Drawn(draws, width)])
     ids, mask = ids.to(model.device), mask.to(model.device)
     output: Tensor = model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, logits_processor=drawing)
     return output[:, width:]

@@ -13,6 +13,7 @@ from minigpts.evaluation.speech.generation import generate, uniform
 from minigpts.evaluation.speech.prompts import Prompt, encode
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 GRAM, TIMES = 4, 3
@@ -58,15 +59,17 @@ def replies(
     ]
 
 
-def text_behind(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], reply: Sequence[int]) -> str:
-    """The text of a reply as it stands behind its prompt.
+def text_behind(
+    tokenizer: PreTrainedTokenizerBase | Tokenizer, prompt: Sequence[int], reply: Sequence[int], *, special: bool = False
+) -> str:
+    """The text of a reply as it stands behind its prompt, without special tokens unless ``special`` is set.
 
     By itself, SentencePiece's decoder would drop the space that it begins with.
     """
-    shown, whole = (tokenizer.decode(list(ids), skip_special_tokens=True) for ids in (prompt, [*prompt, *reply]))
+    shown, whole = (str(tokenizer.decode(list(ids), skip_special_tokens=not special)) for ids in (prompt, [*prompt, *reply]))
     if whole.startswith(shown):
-        return str(whole.removeprefix(shown))
-    return str(tokenizer.decode(list(reply), skip_special_tokens=True))
+        return whole.removeprefix(shown)
+    return str(tokenizer.decode(list(reply), skip_special_tokens=not special))
 
 
 def loops(ids: Sequence[int]) -> bool:
