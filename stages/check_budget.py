@@ -55,10 +55,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     params.read(arguments.params, Precision, "precision")  # a wrong format is refused now, not when the child is tuned
     precisions = list(settings.precisions) if settings.target_megabytes is not None else []
     if exported.formats or precisions:
+        from minigpts.exporting import onnx_files
         from minigpts.gguf_layout.architectures import architecture_of
 
         # What can't be exported is refused before anything is tuned.
-        architecture_of(checkpoint.load_config(arguments.model))
+        config = checkpoint.load_config(arguments.model)
+        architecture_of(config)
+        if "onnx" in exported.formats:
+            onnx_files.require_buildable(config)
     if settings.is_set:
         from minigpts.budget.space import Limit, require_rows
         from minigpts.model.families import spec_for

@@ -1,4 +1,4 @@
-"""Write the tuned child as a file that people run: GGUF for llama.cpp and Ollama, with its Modelfile and model card."""
+"""Write the tuned child as a file that people run: GGUF for llama.cpp and Ollama, with its Modelfile and model card, and ONNX."""
 
 from __future__ import annotations
 
@@ -58,10 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         artifacts.write_json(args.metrics, {})
         return
 
-    from minigpts.exporting import export
+    from minigpts.exporting import export, onnx_files
     from minigpts.exporting.general_section import Provenance
     from minigpts.reporting import card
 
+    onnx = "onnx" in settings.formats
+    config, shapes = checkpoint.load_config(args.model), StoredWeights(args.model).shapes
+    if onnx:
+        onnx_files.require_buildable(config)
     columns = {
         "parent": artifacts.read_json(args.parent),
         "tuned parent": artifacts.read_json(args.tuned_parent),
@@ -73,7 +77,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = precision.by_group() if planned is None or planned.formats is None else planned.formats
     texts = artifacts.read_table(args.text, ["text"])["text"]
     sources = artifacts.read_json(args.dataset)["sources"].values()
-    config, shapes = checkpoint.load_config(args.model), StoredWeights(args.model).shapes
     formats = {name: found for name, found in formats_of(config.model_type, shapes, wanted).items() if found.levels}
     rounded = _rounded(args.model, formats, texts, settings.tokens, machine)
     if settings.scale_tokens and formats:
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rounded = iter(tuned.items())
     weights = _weights(args.model, formats, rounded)
     describe = partial(card.render, origin=origin, models=columns, sources=sources, checkpoint=args.model)
-    metrics = export.write(args.out, args.model, origin, wanted, weights, describe)
+    metrics = export.write(args.out, args.model, origin, wanted, weights, describe, onnx)
     artifacts.write_json(args.metrics, metrics)
     print(f"{args.out / metrics['file']}: {metrics['megabytes']:.1f} MB")
 

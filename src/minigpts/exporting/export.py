@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpts import artifacts
-from minigpts.exporting import gguf_file
+from minigpts.exporting import gguf_file, onnx_files
 from minigpts.exporting.general_section import Provenance, general_section
 from minigpts.exporting.gguf_file import Layout
 from minigpts.exporting.hyperparameters import Fields
@@ -37,11 +37,12 @@ def write(
     wanted: Mapping[str, str],
     weights: Iterable[tuple[str, torch.Tensor | PackedWeight]],
     card: Callable[[dict[str, Any]], str],
+    onnx: bool = False,
 ) -> dict[str, Any]:
     """Write the folder ``out`` from the checkpoint in ``directory``, and return the stage's metrics.
 
     ``wanted`` are formats by group, ``weights`` the checkpoint's tensors packed in them; ``card`` makes
-    the model card of the metrics.
+    the model card of the metrics. ``onnx`` adds the checkpoint as ONNX, and its ``onnx_megabytes`` to the metrics.
     Raises UserError, before anything is written, for a model or a tokenizer that llama.cpp can't hold.
     """
     config, shapes = checkpoint.load_config(directory), StoredWeights(directory).shapes
@@ -49,8 +50,9 @@ def write(
     fields, file = metadata(directory, origin), f"{origin.name}.gguf"
     with artifacts.replacing(out) as folder:
         folder.mkdir()
+        added = {"onnx_megabytes": onnx_files.write(folder, directory)} if onnx else {}
         layout = gguf_file.write(folder / file, config, shapes, formats, fields, weights)
-        described = {**metrics(config.model_type, shapes, wanted, layout), "file": file}
+        described = {**metrics(config.model_type, shapes, wanted, layout), "file": file, **added}
         (folder / "README.md").write_text(card(described), encoding="utf-8")
         ollama = modelfile(directory, file, config.max_position_embeddings)
         (folder / "Modelfile").write_text(ollama, encoding="utf-8")

@@ -40,6 +40,7 @@ def render(
         columns=list(columns),
         rows=rows,
         megabytes=size(1e6 * export["megabytes"]),
+        onnx_megabytes=size(1e6 * export["onnx_megabytes"]) if "onnx_megabytes" in export else None,
         parameters=short(origin.num_parameters),
         parent_parameters=short(origin.parent_parameters),
         checkpoint=checkpoint.as_posix(),

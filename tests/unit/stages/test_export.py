@@ -9,7 +9,7 @@ import yaml
 from benchmarks.llamacpp.run import LlamaCpp
 from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.exporting import chat_template
+from minigpts.exporting import chat_template, onnx_files
 from minigpts.exporting.modelfile import modelfile
 from minigpts.gguf_layout import read_back
 from minigpts.model import checkpoint
@@ -17,6 +17,7 @@ from minigpts.model.weights import StoredWeights
 from minigpts.quantization.groups import GROUPS, group_of
 from stages import evaluate, evaluate_exported, export
 from tests import tiny
+from tests.unit.exporting import eight_bits
 
 ROOT_PARAMS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text(encoding="utf-8"))
 SIZES = {"hidden_size": 64, "intermediate_size": 77, "head_dim": 16}  # rows of 64 hold blocks of 32, rows of 77 don't
@@ -138,6 +139,29 @@ def test_the_file_is_scored_as_its_checkpoint(inputs, block_format, tolerance):
         assert found["bits_per_byte"] != of_checkpoint["bits_per_byte"]
 
 
+def test_what_onnx_lacks_is_refused_before_anything_is_rounded(inputs, monkeypatch):
+    monkeypatch.setattr(onnx_files, "PACKAGES", ("no_such_package",))
+    monkeypatch.setattr(export, "_rounded", None)
+    with pytest.raises(UserError, match=r"onnx needs onnxruntime-genai; run: pip install 'minigpts\[onnx\]'"):
+        run(inputs, "without", formats=["gguf", "onnx"])
+    assert not (inputs / "without").exists()
+
+
+@pytest.mark.skipif(eight_bits.MISSING, reason=eight_bits.REASON)
+def test_onnx_lies_beside_the_file(inputs):
+    alone = run(inputs, "gguf_alone")
+    metrics = run(inputs, "with_onnx", formats=["gguf", "onnx"])
+    folder = inputs / "with_onnx"
+    of_onnx = sum(path.stat().st_size for path in (folder / "onnx").iterdir())
+    assert metrics == {**alone, "onnx_megabytes": pytest.approx(of_onnx / 1e6)}
+    assert (folder / metrics["file"]).read_bytes() == (inputs / "gguf_alone" / metrics["file"]).read_bytes()
+    assert (folder / onnx_files.FILE).exists() and (folder / "genai_config.json").exists()
+    assert not [path.name for path in folder.iterdir() if path.name.startswith("tmp")]
+    card, plain = ((inputs / name / "README.md").read_text() for name in ("with_onnx", "gguf_alone"))
+    assert 'pipeline("text-generation", ' in card and "transformers.js, pruned]" in card
+    assert "onnx" not in plain.lower()
+
+
 def test_no_formats_no_file_and_no_metrics(inputs):
     assert run(inputs, "none", formats=[]) == {}
     evaluate_exported.main([*scoring(inputs, "child", "none_scored"), "--exported", str(inputs / "none")])
@@ -148,7 +172,8 @@ def test_no_formats_no_file_and_no_metrics(inputs):
     ("changes", "message"),
     [
         ({"mlp_in": "Q9_9"}, "params.yaml: precision.mlp_in must be one of F32, .*, got 'Q9_9'"),
-        ({"formats": ["onnx"]}, "export.formats must be one of gguf, got 'onnx'"),
+        ({"formats": ["tflite"]}, "export.formats must be one of gguf, onnx, got 'tflite'"),
+        ({"formats": ["onnx"]}, r"export.formats must be \[\], \[gguf\] or \[gguf, onnx\], got \['onnx'\]"),
     ],
 )
 def test_bad_settings_are_one_line_and_lose_nothing(inputs, changes, message):
