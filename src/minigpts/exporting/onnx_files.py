@@ -1,7 +1,7 @@
 """The tuned checkpoint as ONNX, in the layout that onnxruntime-genai and Transformers.js both load.
 
-onnxruntime-genai's model builder writes the graph; weights are in eight bits (``MatMulNBits``, blocks of 32, round to nearest).
-The builder's four bits are left out: on SmolLM2-135M they lost 0.2 to 0.6 nats a token, where eight lost none.
+onnxruntime-genai's model builder writes the graph; weights are rounded to eight bits in blocks of 32 (``MatMulNBits``). The
+builder's four bits lose too much: docs/experiments/rounding.md has the figures.
 """
 
 from __future__ import annotations

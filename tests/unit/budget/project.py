@@ -66,9 +66,9 @@ class Project:
         self.run(plan_budget, "base", "stats", "counts", "text", "train", "curves", "plan", "metrics", "table")
         return artifacts.read_json(self.folder / "plan.json")["plan"]
 
-    def write_params(self, budget: dict[str, Any], **cutting: Any) -> None:
+    def write_params(self, budget: dict[str, Any], export: dict[str, Any] = SECTIONS["export"], **cutting: Any) -> None:
         """What the stages run from now on are told."""
-        sections = {**SECTIONS, "budget": {**SECTIONS["budget"], **budget}}
+        sections = {**SECTIONS, "budget": {**SECTIONS["budget"], **budget}, "export": export}
         sections["prune_neurons"] = {**SECTIONS["prune_neurons"], **cutting}
         self.params = self.folder / "params.yaml"
         self.params.write_text(yaml.safe_dump(sections))

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from minigpts import artifacts
 from minigpts.errors import UserError
-from minigpts.exporting import export, gguf_file
+from minigpts.exporting import export, gguf_file, onnx_files
 from minigpts.exporting.general_section import Provenance
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
@@ -115,6 +115,14 @@ def test_formats_that_no_row_can_hold_are_refused(tmp_path: Path):
     opt = Project(tmp_path / "opt", "opt")
     with pytest.raises(UserError, match=r"llama\.cpp has no architecture for opt"):
         opt.plan({"target_megabytes": 0.1})
+
+
+def test_a_parent_that_onnx_lacks_is_refused_before_anything_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(onnx_files, "PACKAGES", ())
+    project = Project(tmp_path, "llama")  # with heads of 10
+    project.write_params({}, export={"formats": ["gguf", "onnx"], "tokens": 512, "scale_tokens": 0})
+    with pytest.raises(UserError, match=r"model builder needs heads that rotate a multiple of 16 dimensions, not 10 of 10"):
+        project.run(check_budget, "base", "budget_checked")
 
 
 @pytest.mark.parametrize("refit", ["bias", "least_squares"])

@@ -158,7 +158,7 @@ def test_onnx_lies_beside_the_file(inputs):
     assert (folder / onnx_files.FILE).exists() and (folder / "genai_config.json").exists()
     assert not [path.name for path in folder.iterdir() if path.name.startswith("tmp")]
     card, plain = ((inputs / name / "README.md").read_text() for name in ("with_onnx", "gguf_alone"))
-    assert 'pipeline("text-generation", ' in card and "transformers.js, pruned]" in card
+    assert 'pipeline("text-generation", "OWNER/tiny-7m-my-notes")' in card and "transformers.js, pruned]" in card
     assert "onnx" not in plain.lower()
 
 
