@@ -24,7 +24,7 @@ def attach(model: PreTrainedModel, rank: int, seed: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise UserError("params.yaml: finetune.lora_rank > 0 needs peft; run: pip install 'minigpts[lora]'") from None
+        raise UserError("params.yaml: finetune.lora_rank > 0 needs peft; pip install -e '.[lora]'") from None
     spec = spec_for(model.config.model_type)
     layers = model.get_submodule(spec.layers).named_modules(prefix=spec.layers)
     targets = [name for name, module in layers if isinstance(module, nn.Linear | Conv1D)]

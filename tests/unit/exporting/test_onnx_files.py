@@ -165,5 +165,5 @@ def test_what_the_builder_lacks_is_one_line(family, changes, reason):
 
 def test_a_missing_builder_is_one_line(monkeypatch):
     monkeypatch.setattr(onnx_files, "PACKAGES", ("no_such_package",))
-    with pytest.raises(UserError, match=r"params.yaml: export.formats: onnx needs .*; run: pip install 'minigpts\[onnx\]'"):
+    with pytest.raises(UserError, match=r"params.yaml: export.formats: onnx needs .*; pip install -e '.\[onnx\]'"):
         onnx_files.require_buildable(tiny.config("llama", 100, **SIZES))

@@ -142,7 +142,7 @@ def test_the_file_is_scored_as_its_checkpoint(inputs, block_format, tolerance):
 def test_what_onnx_lacks_is_refused_before_anything_is_rounded(inputs, monkeypatch):
     monkeypatch.setattr(onnx_files, "PACKAGES", ("no_such_package",))
     monkeypatch.setattr(export, "_rounded", None)
-    with pytest.raises(UserError, match=r"onnx needs onnxruntime-genai; run: pip install 'minigpts\[onnx\]'"):
+    with pytest.raises(UserError, match=r"onnx needs onnxruntime-genai; pip install -e '.\[onnx\]'"):
         run(inputs, "without", formats=["gguf", "onnx"])
     assert not (inputs / "without").exists()
 
