@@ -34,11 +34,10 @@ def read(path: Path, dtype: torch.dtype) -> ImportedModel:
     Raises UserError for a damaged file, another architecture, whatever the file holds that stock Llama doesn't, and what a
     later stage would refuse.
     """
-    from gguf import GGUFReader
     from transformers import GenerationConfig
 
     with blaming(path, "not a whole GGUF file, fetch it again"):
-        reader = GGUFReader(path)
+        reader = _opened(path)
     with blaming(path, "its metadata don't describe a model"):
         metadata = Metadata(path, reader)
         config = _config(metadata, reader, dtype)
@@ -50,6 +49,20 @@ def read(path: Path, dtype: torch.dtype) -> ImportedModel:
     description = describe(config, generation, tokenizer, special, template, origins)
     with blaming(path, "its tensors don't fit its metadata"):
         return ImportedModel(description, _weights(path, reader, config))
+
+
+def _opened(path: Path) -> GGUFReader:
+    """The file's fields and tensors. The library takes what lies behind the file's end for nothing, as often as a count says."""
+    from gguf import GGUFReader
+
+    class Whole(GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, *order: Any, **named: Any) -> Any:
+            found = super()._get(offset, dtype, count, *order, **named)
+            if len(found) < count:
+                raise ValueError("it ends early")
+            return found
+
+    return Whole(path)
 
 
 class Metadata:
