@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from minigpts.corpus.readers.notes import listed, note
@@ -62,7 +62,7 @@ def digest(files: Sequence[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _say(path: Path, texts: Sequence[Path], left: dict[str, Sequence[Path]]) -> None:
+def _say(path: Path, texts: Sequence[Path], left: Mapping[str, Sequence[Path]]) -> None:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(Counter(map(suffix, texts)).items()))
     unread = (f"{listed(sorted(str(file.relative_to(path)) for file in files))} ({why})" for why, files in left.items() if files)
     note("; not read: ".join(filter(None, [f"{path}: reads {kinds}", ", ".join(unread)])))
