@@ -14,6 +14,7 @@ from minigpts.gguf_layout.places import places
 from minigpts.gguf_layout.read_back import values
 from minigpts.importing.imported import ImportedModel, describe
 from minigpts.importing.requirements import Origins
+from minigpts.importing.staging import require_layers
 from minigpts.model import checkpoint
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _config(metadata: Metadata, reader: GGUFReader, dtype: torch.dtype) -> PreTr
     from transformers import LlamaConfig
 
     metadata.expect("general.architecture", "llama", None)
+    require_layers(metadata.path, "llama.block_count", metadata["llama.block_count"])
     hidden_size, num_heads = metadata["llama.embedding_length"], metadata["llama.attention.head_count"]
     widths = (num_heads, metadata.get("llama.attention.head_count_kv", num_heads), metadata["llama.feed_forward_length"])
     if any(isinstance(width, list) for width in widths):

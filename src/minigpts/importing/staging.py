@@ -89,10 +89,15 @@ def check_config(folder: Path) -> None:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     for name in LAYERS:
-        if isinstance(layers := raw.get(name), int | float) and layers > MOST_LAYERS:
-            raise UserError(f"{path}: {name} is {layers}, must be ≤ {MOST_LAYERS:,}")
+        require_layers(path, name, raw.get(name))
     if raw.get("quantization_config") is not None:
         raise UserError(f"{path}: the weights are quantized; name a model with full-precision ones")
+
+
+def require_layers(path: Path, name: str, layers: object) -> None:
+    """Raise a UserError where the field ``name`` of a model's file asks for more than ``MOST_LAYERS``."""
+    if isinstance(layers, int | float) and layers > MOST_LAYERS:
+        raise UserError(f"{path}: {name} is {layers}, must be ≤ {MOST_LAYERS:,}")
 
 
 def weight_files(folder: Path) -> list[str]:

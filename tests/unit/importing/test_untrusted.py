@@ -15,12 +15,12 @@ from transformers import AutoTokenizer
 
 from minigpts.download import wheels
 from minigpts.errors import UserError
-from minigpts.importing import contents, gguf, imported, local_folder, requirements, spm
+from minigpts.importing import contents, gguf, imported, local_folder, requirements, spm, staging
 from minigpts.model import checkpoint
 from minigpts.model.config_facts import NO_FACTS
 from minigpts.model.weights import StoredWeights
 from tests import tiny
-from tests.unit.corpus.readers.files import SPM_TRAINER, sentencepiece_model
+from tests.unit.corpus.readers.files import SPM_TRAINER, sentencepiece_model, write_gguf
 from tests.unit.importing.test_requirements import edit
 
 KERNEL = "somebody/evil-kernel"
@@ -414,6 +414,13 @@ def test_more_layers_than_any_model_has_are_refused_before_they_are_built(folder
     edit(folder / "config.json", **{name: 10**9})
     with pytest.raises(UserError, match=rf"^{folder}/config\.json: {name} is 1000000000, must be ≤ 1,024$"):
         converted(folder)
+
+
+def test_more_layers_than_any_model_has_are_refused_in_a_gguf_file(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "MOST_LAYERS", 2)
+    path = write_gguf(tmp_path / "a.gguf", folder)
+    with pytest.raises(UserError, match=rf"^{path}: llama\.block_count is 3, must be ≤ 2$"):
+        gguf.read(path, torch.float32)
 
 
 def test_a_file_named_by_an_escape_does_not_reach_the_terminal_as_one(folder, capsys):
