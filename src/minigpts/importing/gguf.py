@@ -14,6 +14,7 @@ from minigpts.gguf_layout.places import places
 from minigpts.gguf_layout.read_back import values
 from minigpts.importing.imported import ImportedModel, describe
 from minigpts.importing.requirements import Origins
+from minigpts.importing.staging import require_layers
 from minigpts.model import checkpoint
 
 if TYPE_CHECKING:
@@ -34,11 +35,10 @@ def read(path: Path, dtype: torch.dtype) -> ImportedModel:
     Raises UserError for a damaged file, another architecture, whatever the file holds that stock Llama doesn't, and what a
     later stage would refuse.
     """
-    from gguf import GGUFReader
     from transformers import GenerationConfig
 
     with blaming(path, "not a whole GGUF file, fetch it again"):
-        reader = GGUFReader(path)
+        reader = _opened(path)
     with blaming(path, "its metadata don't describe a model"):
         metadata = Metadata(path, reader)
         config = _config(metadata, reader, dtype)
@@ -50,6 +50,20 @@ def read(path: Path, dtype: torch.dtype) -> ImportedModel:
     description = describe(config, generation, tokenizer, special, template, origins)
     with blaming(path, "its tensors don't fit its metadata"):
         return ImportedModel(description, _weights(path, reader, config))
+
+
+def _opened(path: Path) -> GGUFReader:
+    """The file's fields and tensors. The library takes what lies behind the file's end for nothing, as often as a count says."""
+    from gguf import GGUFReader
+
+    class Whole(GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, *order: Any, **named: Any) -> Any:
+            found = super()._get(offset, dtype, count, *order, **named)
+            if len(found) < count:
+                raise ValueError("it ends early")
+            return found
+
+    return Whole(path)
 
 
 class Metadata:
@@ -81,6 +95,7 @@ def _config(metadata: Metadata, reader: GGUFReader, dtype: torch.dtype) -> PreTr
     from transformers import LlamaConfig
 
     metadata.expect("general.architecture", "llama", None)
+    require_layers(metadata.path, "llama.block_count", metadata["llama.block_count"])
     hidden_size, num_heads = metadata["llama.embedding_length"], metadata["llama.attention.head_count"]
     widths = (num_heads, metadata.get("llama.attention.head_count_kv", num_heads), metadata["llama.feed_forward_length"])
     if any(isinstance(width, list) for width in widths):

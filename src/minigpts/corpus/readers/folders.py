@@ -6,11 +6,12 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from minigpts.corpus.readers.notes import listed, note
 from minigpts.errors import UserError
+from minigpts.untrusted import leads_out
 
 # What stands beside a data set and is none of it: a card, a licence. Any case for README, capitals for words that may be titles.
 _CARD = re.compile(r"(?:(?i:readme)|LICEN[CS]E|COPYING|NOTICE|CITATION|CHANGELOG|CONTRIBUTING|AUTHORS)(?:[_-][A-Za-z]{2,3})?")
@@ -33,17 +34,19 @@ def text_files(path: Path, kinds: Collection[str], param: str, passed_over: Coun
         if suffix(path) not in kinds:
             raise UserError(f"{path}: not a kind of text file that is read here; use {', '.join(sorted(kinds))}")
         return [path]
-    found, others = _walk(path, passed_over)
+    found, others, links = _walk(path, passed_over)
     of_kind = [file for file in found if suffix(file) in kinds]
     others += [file for file in found if suffix(file) not in kinds]
     passed_over["files of other kinds"] += len(others)
+    passed_over["links out of the folder"] += len(links)
     texts = [file for file in of_kind if not _CARD.fullmatch(file.name.partition(".")[0])] or of_kind
     cards = sorted(set(of_kind) - set(texts))
     passed_over["cards and licences"] += len(cards)
     passed_over += Counter()  # without zeros
     if not texts:
         raise UserError(f"{path}: no text files in this folder; looked for {', '.join(sorted(kinds))}")
-    _say(path, texts, {"card or licence; rename it if it is text": cards, "other kind": others})
+    left = {"card or licence; rename it if it is text": cards, "other kind": others, "link out of the folder": links}
+    _say(path, texts, left)
     return sorted(texts)
 
 
@@ -59,16 +62,20 @@ def digest(files: Sequence[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _say(path: Path, texts: Sequence[Path], left: dict[str, Sequence[Path]]) -> None:
+def _say(path: Path, texts: Sequence[Path], left: Mapping[str, Sequence[Path]]) -> None:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(Counter(map(suffix, texts)).items()))
     unread = (f"{listed(sorted(str(file.relative_to(path)) for file in files))} ({why})" for why, files in left.items() if files)
     note("; not read: ".join(filter(None, [f"{path}: reads {kinds}", ", ".join(unread)])))
 
 
-def _walk(path: Path, passed_over: Counter[str]) -> tuple[list[Path], list[Path]]:
-    """The files below a folder that aren't hidden, and what is none: sockets, pipes. Counts the rest in ``passed_over``."""
+def _walk(path: Path, passed_over: Counter[str]) -> tuple[list[Path], list[Path], list[Path]]:
+    """The files below a folder that aren't hidden; what is none: sockets, pipes; and links that lead out of the folder.
+
+    Counts the rest in ``passed_over``.
+    """
     files: list[Path] = []
     others: list[Path] = []
+    links: list[Path] = []
     seen: set[tuple[int, int]] = set()  # folders by device and inode: a link may lead back to one
     for name, folders, names in os.walk(path, followlinks=True, onerror=_refuse):
         folder = Path(name)
@@ -78,13 +85,16 @@ def _walk(path: Path, passed_over: Counter[str]) -> tuple[list[Path], list[Path]
             continue
         seen.add(key)
         passed_over.update("hidden files" for name in [*folders, *names] if name.startswith("."))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links += [folder / name for name in folders if not name.startswith(".") and leads_out(folder / name, path)]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and folder / name not in links)
         for file in (folder / name for name in names if not name.startswith(".")):
             if file.is_symlink() and not file.exists():
                 passed_over["dangling links"] += 1
+            elif leads_out(file, path):
+                links.append(file)
             else:
                 (files if file.is_file() else others).append(file)
-    return files, others
+    return files, others, links
 
 
 def _refuse(error: OSError) -> None:

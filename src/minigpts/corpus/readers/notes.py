@@ -6,13 +6,15 @@ import functools
 import sys
 from collections.abc import Sequence
 
+from minigpts.untrusted import shown
+
 NAMED = 6  # files or columns in one line
 
 
 @functools.cache
 def note(line: str) -> None:
-    """Print ``line`` on stderr, once a process."""
-    print(line, file=sys.stderr, flush=True)
+    """Print ``line`` on stderr, once a process; what in it would move a terminal's cursor is spelled out."""
+    print(shown(line), file=sys.stderr, flush=True)
 
 
 def listed(names: Sequence[str]) -> str:

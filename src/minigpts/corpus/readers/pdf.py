@@ -17,7 +17,9 @@ from typing import Any
 
 from minigpts.corpus.document import IDEOGRAPH
 
+MOST_LINES = 5_000  # on a page; finding paragraphs compares each with its neighbours, and the widest of all
 EDGE = 3  # lines at the top of a page, and as many at its bottom, that may be a running head or foot
+LONGEST_HEAD = 250  # characters of a running head or foot at most
 APART = 1.2  # times the usual distance of two lines: a new paragraph
 RESIZED = 1.15  # times the height of the line before: a heading, or a note
 SHORT, VERY_SHORT = 0.1, 0.35  # of a column's width left free at the end of a line
@@ -43,7 +45,8 @@ class Line:
 def text(content: bytes) -> str:
     """The text of a pdf file's pages, with a blank line between paragraphs.
 
-    Raises ValueError where there is none on any page, and what pdfium raises for a file that is broken or encrypted.
+    Raises ValueError where there is none on any page or no end of lines on one, and what pdfium raises for a file that is broken
+    or encrypted.
     """
     import pypdfium2
 
@@ -54,6 +57,8 @@ def text(content: bytes) -> str:
         document.close()
     if not any(pages):
         raise ValueError("no text on its pages, which may be scans")
+    if any(len(page) > MOST_LINES for page in pages):
+        raise ValueError(f"a page of more than {MOST_LINES:,} lines")
     return "\n\n".join(paragraphs(without_edges(pages)))
 
 
@@ -62,8 +67,10 @@ def _lines(page: Any) -> Iterator[Line]:
     from pypdfium2.raw import FPDFText_GetUnicode
 
     characters = "".join(chr(FPDFText_GetUnicode(page, place)) for place in range(page.count_chars()))
-    for match in re.finditer(rf"[^\r\n{_HYPHEN}]*[^\s{_HYPHEN}][^\r\n{_HYPHEN}]*{_HYPHEN}?", characters):
+    for match in re.finditer(rf"[^\r\n{_HYPHEN}]+{_HYPHEN}?", characters):
         line = match[0].removesuffix(_HYPHEN)
+        if line.isspace():
+            continue
         typical = line.index(max(line.split(), key=len))  # of the longest word: a bullet or a note's number has another size
         first, last = len(line) - len(line.lstrip()), len(line.rstrip()) - 1
         boxes = [page.get_charbox(match.start() + place, loose=True) for place in (first, last, typical)]
@@ -87,7 +94,7 @@ def without_edges(pages: Sequence[Sequence[Line]]) -> list[list[Line]]:
 
 def _edges(page: Sequence[Line]) -> set[Line]:
     from_bottom = sorted(page, key=lambda line: line.bottom)
-    return {*from_bottom[:EDGE], *from_bottom[-EDGE:]}
+    return {line for line in (*from_bottom[:EDGE], *from_bottom[-EDGE:]) if len(line.text) <= LONGEST_HEAD}
 
 
 def _keys(line: Line, page: int) -> set[tuple[str, int | None, int]]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minigpts.corpus.document import Corpus, Document, normalized
 from minigpts.corpus.passages import passages
@@ -24,6 +24,10 @@ from minigpts.corpus.readers.missing import missing
 from minigpts.corpus.readers.notes import note
 from minigpts.errors import UserError
 from minigpts.model.packing import Spans
+from minigpts.untrusted import LARGEST_RATIO, is_bomb
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import FileMetaData
 
 Render = Callable[[Chat, str], tuple[str, Spans]]  # of a chat and where it stands; see Renderer.render
 
@@ -193,6 +197,8 @@ class Chats:
             if chat_rows.counted(dropped, reason):
                 note(f"{where}: left out, the first of the {reason}" + (f" ({cause})" if (cause := reason.__cause__) else ""))
             return
+        except RecursionError:
+            raise UserError(f"{where}: lists or objects nested too deeply") from None
         if self.columns.group is not None and self.columns.group not in row:
             self.columns.require(row, where)
         yield Document(text, self.columns.group_of(row, dropped) or _group(chat.plain), source, chat.plain, spans)
@@ -296,6 +302,8 @@ def _parquet_rows(path: Path, columns: Columns, dropped: Counter[str], chats: Ch
             if layout is None:
                 columns.require(names, str(path))
             wanted = {*columns.names(), *(chat_rows.columns_of(layout, names) if layout else ())}
+            if is_bomb(_unpacked_size(file.metadata, wanted), path.stat().st_size):
+                raise UserError(f"{path}: unpacks to more than {LARGEST_RATIO} times its size, as no text does")
             for batch in file.iter_batches(_BATCH_ROWS, columns=[name for name in names if name in wanted]):
                 for row in batch.to_pylist():
                     number += 1
@@ -303,6 +311,13 @@ def _parquet_rows(path: Path, columns: Columns, dropped: Counter[str], chats: Ch
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable parquet file after row {number} ({reason})") from None
+
+
+def _unpacked_size(metadata: FileMetaData, wanted: Collection[str]) -> int:
+    """The bytes that the wanted columns of a parquet file unpack to, as the file says."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.partition(".")[0] in wanted)
 
 
 _ROWS: dict[str, Callable[[Path, Columns, Counter[str], Chats | None], Rows]] = {

@@ -1,0 +1,90 @@
+"""What a stranger's file may not do: unpack to gigabytes, lead out of its folder, run without end, or command the terminal."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from minigpts.errors import UserError
+
+# A decompression bomb unpacks to more than this many times its packed size; texts and tables reach a tenth of it,
+LARGEST_RATIO = 200
+SMALL = 1 << 26  # and to more bytes than these, which harm nobody.
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # controls, line ends, changes of direction
+_BY_CONTENT = re.compile("[0-9a-f]{30,64}")  # names of files in the caches of the hub's client and of DVC
+
+
+def shown(text: str, kept: str = "") -> str:
+    """The text as a terminal may print it: control characters but the ``kept`` ones are spelled out, as ``\\x1b``."""
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in kept else ascii(found[0])[1:-1], text)
+
+
+def is_bomb(unpacked: int, packed: int) -> bool:
+    """Whether so many unpacked bytes are more than an honest file of ``packed`` bytes would hold."""
+    return unpacked > SMALL and unpacked > LARGEST_RATIO * packed
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path below ``folder`` is a link to somewhere else, other than into a cache that names files by their content."""
+    target = path.resolve()
+    return not target.is_relative_to(folder.resolve()) and not _BY_CONTENT.fullmatch(target.name)
+
+
+class _Overtime(BaseException):
+    """Raised by the timer; no Exception, so that what runs can't catch it."""
+
+
+@contextmanager
+def bounded(what: str, seconds: float, num_bytes: int) -> Iterator[None]:
+    """Raise a UserError, which begins with ``what``, where the block takes longer, or more memory on top of what is taken.
+
+    Seconds are the process's on a processor. Only Python code, and only in the main thread, is interrupted; memory is bounded where
+    the system tells how much is taken.
+    """
+    try:
+        with _timer(seconds), _memory(num_bytes):
+            yield
+    except _Overtime:
+        raise UserError(f"{what} takes more than {seconds:g} seconds") from None
+    except MemoryError:
+        raise UserError(f"{what} takes more than {num_bytes >> 20:,} MiB of memory") from None
+
+
+@contextmanager
+def _timer(seconds: float) -> Iterator[None]:
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise _Overtime
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+@contextmanager
+def _memory(num_bytes: int) -> Iterator[None]:
+    import resource
+
+    taken = Path("/proc/self/statm")  # in pages, the address space first; Linux has it
+    if not taken.exists():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = int(taken.read_text().split()[0]) * resource.getpagesize() + num_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (min(limit for limit in (soft, hard, most) if limit >= 0), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
