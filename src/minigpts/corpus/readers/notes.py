@@ -6,6 +6,8 @@ import functools
 import sys
 from collections.abc import Sequence
 
+from tqdm import tqdm
+
 from minigpts.untrusted import shown
 
 NAMED = 6  # files or columns in one line
@@ -13,8 +15,8 @@ NAMED = 6  # files or columns in one line
 
 @functools.cache
 def note(line: str) -> None:
-    """Print ``line`` on stderr, once a process; what in it would move a terminal's cursor is spelled out."""
-    print(shown(line), file=sys.stderr, flush=True)
+    """Print ``line`` on stderr, once a process, above a progress bar; what in it would move a terminal's cursor is spelled out."""
+    tqdm.write(shown(line), file=sys.stderr)
 
 
 def listed(names: Sequence[str]) -> str:
