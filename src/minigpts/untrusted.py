@@ -44,8 +44,8 @@ class _Overtime(BaseException):
 def bounded(what: str, seconds: float, num_bytes: int) -> Iterator[None]:
     """Raise a UserError, which begins with ``what``, where the block takes longer, or more memory on top of what is taken.
 
-    Seconds are the process's on a processor. Only Python code, and only in the main thread, is interrupted; memory is bounded where
-    the system tells how much is taken.
+    Seconds are the process's on a processor. Only Python code in the main thread is interrupted, and not on Windows; memory is
+    bounded where the system tells how much is taken.
     """
     try:
         with _timer(seconds), _memory(num_bytes):
@@ -61,7 +61,7 @@ def _timer(seconds: float) -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
         raise _Overtime
 
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):  # Windows
         yield
         return
     before = signal.signal(signal.SIGPROF, ring)
@@ -75,12 +75,12 @@ def _timer(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _memory(num_bytes: int) -> Iterator[None]:
-    import resource
-
     taken = Path("/proc/self/statm")  # in pages, the address space first; Linux has it
     if not taken.exists():
         yield
         return
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = int(taken.read_text().split()[0]) * resource.getpagesize() + num_bytes
     resource.setrlimit(resource.RLIMIT_AS, (min(limit for limit in (soft, hard, most) if limit >= 0), hard))

@@ -7,8 +7,8 @@ which the caps keep small.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import compress, islice
 from pathlib import Path
@@ -121,7 +121,8 @@ def prepare(corpus: Corpus, settings: Settings, scratch: Path, render: Render | 
     _require_text(kept, sizes)
     _require_no_leakage(found["leakage"], settings.max_leakage)
     in_training = {group_names[code] for code in np.unique(groups[kept["train"]])}
-    dialogues = _dialogues([(chat, group) for chat, group in corpus.dialogues if group in in_training], held_out, render)
+    trained = [(chat, group) for chat, group in corpus.dialogues if group in in_training]
+    dialogues, without = _dialogues(trained, held_out, render)
     metrics = {
         **_counts(kept, sizes, sources, source_names),
         "questions": {name: len(items) for name, items in questions.items()},
@@ -132,6 +133,7 @@ def prepare(corpus: Corpus, settings: Settings, scratch: Path, render: Render | 
         "left_out": {  # before all that, by the readers
             "text": dict(getattr(corpus.documents, "dropped", {})),
             "questions": dict(corpus.questions_dropped),
+            **({"dialogues": without} if without else {}),
         },
         "sources": corpus.sources,
     }
@@ -146,18 +148,22 @@ def _columns(documents: Sequence[Document], names: Sequence[str]) -> dict[str, l
     return {name: [getattr(document, name) for document in documents] for name in names}
 
 
-def _dialogues(chats: Sequence[tuple[Chat, str]], held_out: leaks.HeldOut, render: Render | None) -> list[Document]:
-    """The chats as documents of their groups, but those with a leak. Those that can't be rendered are left out, too."""
+def _dialogues(
+    chats: Sequence[tuple[Chat, str]], held_out: leaks.HeldOut, render: Render | None
+) -> tuple[list[Document], dict[str, int]]:
+    """The chats as documents of their groups, and how many were left out, by reason: a leak, or what ``render`` raises."""
     if not chats or render is None:
-        return []
+        return [], {}
     leaking = {*held_out.leaks(held_out.find(words_of([chat.plain for chat, _ in chats])))[0].tolist()}
-    told = []
+    told, without = [], Counter({"leaks": len(leaking)})
     for number, (chat, group) in enumerate(chats):
         if number not in leaking:
-            with suppress(LeftOut):
+            try:
                 text, spans = render(chat, f"dialogue {number}")
                 told.append(Document(text, group, DIALOGUES, chat.plain, spans))
-    return told
+            except LeftOut as reason:
+                without[str(reason)] += 1
+    return told, {reason: count for reason, count in without.items() if count}
 
 
 def _stored(documents: Iterable[Document], scratch: Path) -> tuple[Store, Duplicates, NDArray[np.int64]]:

@@ -108,6 +108,7 @@ def test_dialogues_are_trained_on_where_their_group_is_and_change_nothing_else(t
     spans = artifacts.read_table(tmp_path / "train.parquet", ["loss_spans"])["loss_spans"]
     assert spans == [None] * len(plain["train"]) + [[[0, 4]]] * len(expected)
     assert prepared.metrics["chats"]["dialogues"] == len(expected)
+    assert prepared.metrics["left_out"]["dialogues"] == {"leaks": 1}
 
 
 def test_planted_near_duplicates_are_in_one_split_at_most(tmp_path):

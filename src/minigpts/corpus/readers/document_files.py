@@ -23,7 +23,6 @@ from minigpts.errors import UserError, blaming
 
 # CSS selectors. Within what a page itself calls its main part, this is none of it.
 _FURNITURE = ["nav", "aside", "footer", "form", "button", "[role=navigation]", "[role=search]", "[aria-hidden=true]"]
-_BLOCK = 1 << 16
 _NOTE_MARKS = ["a[href^='#footnote-']", "a[href^='#endnote-']"]  # mammoth's "[1]" in the text and "↑" behind the note
 _BOOK_MARKS = ["nav", "[role=doc-pagebreak]", "[epub\\:type~=pagebreak]"]
 
@@ -34,6 +33,7 @@ _IN_CELL = re.compile(r"(<t[dh]\b[^>]*>)<p>((?:(?!</?p>).)*)</p>(?=</t[dh]>)")
 # Bytes. The libraries take up to a hundred times as much memory as markup has; a book of a thousand pages has a tenth of this.
 LARGEST_MARKUP = 1 << 24
 LARGEST_FILE = 1 << 29  # with its pictures
+_BLOCK = 1 << 16  # unpacked at a time
 # A CSS selector of elements this deep in a page; to find the main part of such a page Resiliparse takes hours.
 _DEEP = " > ".join(["*"] * 500)
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
