@@ -47,6 +47,17 @@ def sentences(count: int, seed: int = 0) -> list[str]:
     ]
 
 
+ONE_FULL = ["sliding_attention", "full_attention", "sliding_attention"]
+LLAMA3_ROPE = {
+    **{"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "original_max_position_embeddings": 32,
+}
+# Queries are scaled by 1 + β ln(1 + ⌊position / the original context⌋).
+MINISTRAL3_ROPE = {
+    **{"rope_type": "yarn", "rope_theta": 10000.0, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0},
+    **{"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 16},
+}
+
 # One small config of every family, its sizes odd on purpose: nothing may depend on a power of two, and no two sizes are equal
 # that could be mistaken for one another. Windows are shorter than the tests' sequences, softcaps low enough to bend the logits.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -75,6 +86,39 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {"word_embed_proj_dim": 40, "dropout": 0.0},
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     "gpt_neox": {},
+    "smollm3": {"num_key_value_heads": 2, "no_rope_layers": [1, 0, 1], "use_sliding_window": True, "sliding_window": 12},
+    "cwm": {"num_key_value_heads": 2, "head_dim": 14, "sliding_window": 12, "rope_parameters": LLAMA3_ROPE},
+    "seed_oss": {"num_key_value_heads": 2, "head_dim": 14, "attention_dropout": 0.0, "residual_dropout": 0.0},
+    "internlm3": {"num_key_value_heads": 2, "head_dim": 14},
+    "iquestcoder": {"num_key_value_heads": 2, "head_dim": 14},
+    "olmo": {"num_key_value_heads": 2, "clip_qkv": 0.5},
+    "ernie4_5": {"num_key_value_heads": 2, "head_dim": 14, "tie_word_embeddings": False},
+    "hunyuan_v1_dense": {"num_key_value_heads": 2, "head_dim": 14},
+    "ministral3": {"num_key_value_heads": 2, "head_dim": 14, "rope_parameters": MINISTRAL3_ROPE},
+    "gemma": {"num_key_value_heads": 2, "head_dim": 14},
+    "ministral": {"num_key_value_heads": 2, "head_dim": 14, "sliding_window": 12, "layer_types": ONE_FULL},
+    "exaone4": {"num_key_value_heads": 2, "sliding_window": 12, "layer_types": ONE_FULL},
+    "vaultgemma": {
+        "num_key_value_heads": 2,
+        "head_dim": 14,
+        "query_pre_attn_scalar": 10,
+        "sliding_window": 12,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "arcee": {"num_key_value_heads": 2, "head_dim": 14},
+    "nemotron": {"num_key_value_heads": 2, "head_dim": 14},
+    "jais2": {"num_key_value_heads": 2, "head_dim": 14},
+    "glm": {"num_key_value_heads": 2, "head_dim": 12},  # half of it is rotated, in pairs
+    "glm4": {"num_key_value_heads": 2, "head_dim": 12},
+    "starcoder2": {"num_key_value_heads": 2, "sliding_window": 12},
+    "nanochat": {"num_key_value_heads": 2, "final_logit_softcapping": 3.0},
+    "gpt_bigcode": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "persimmon": {"partial_rotary_factor": 0.4},
+    "olmo2": {"num_key_value_heads": 2},
+    "olmo3": {"num_key_value_heads": 2, "sliding_window": 12, "layer_types": ONE_FULL},
+    "helium": {"num_key_value_heads": 2, "head_dim": 10},
+    "doge": {"num_key_value_heads": 2},
 }
 
 # Rows of the embedding beyond the tokenizer's tokens, as the families pad them.
@@ -111,6 +155,24 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox tied, in sequence": (
         "gpt_neox",
         {"tie_word_embeddings": True, "use_parallel_residual": False, "attention_bias": False},
+    ),
+    "smollm3 untied, biased": (
+        "smollm3",
+        {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True, "use_sliding_window": False},
+    ),
+    "seed_oss tied, biased": ("seed_oss", {"tie_word_embeddings": True, "attention_out_bias": True, "mlp_bias": True}),
+    "olmo tied, biased": ("olmo", {"tie_word_embeddings": True, "attention_bias": True, "clip_qkv": None}),
+    "ernie4_5 tied, biased": ("ernie4_5", {"tie_word_embeddings": True, "use_bias": True}),
+    "exaone4 tied, without a window": ("exaone4", {"tie_word_embeddings": True, "sliding_window": None, "layer_types": ["full_attention"] * 3}),
+    "gemma untied": ("gemma", {"tie_word_embeddings": False}),
+    "arcee tied, biased": ("arcee", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "jais2 unbiased": ("jais2", {"attention_bias": False, "mlp_bias": False}),
+    "glm unbiased": ("glm", {"tie_word_embeddings": True, "attention_bias": False}),
+    "starcoder2 untied, unbiased": ("starcoder2", {"tie_word_embeddings": False, "use_bias": False, "sliding_window": None}),
+    "gpt_bigcode untied, of equal heads": ("gpt_bigcode", {"tie_word_embeddings": False, "multi_query": False, "n_head": 4}),
+    "doge tied, biased, windowed": (
+        "doge",
+        {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "sliding_window": 12},
     ),
 }
 

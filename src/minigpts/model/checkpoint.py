@@ -39,7 +39,7 @@ SKIPPED = "skipped.json"  # stands alone in the folder of a checkpoint whose sta
 def load_config(directory: Path) -> PreTrainedConfig:
     """Read the facts of ``config.json``; what would make a library load or run something is left out.
 
-    Raises UserError when the file is absent, no JSON, or of a family that is not supported.
+    Raises UserError when the file is absent, no JSON, or of a family, or a form of one, that is not supported.
     """
     from transformers import AutoConfig
 
@@ -52,10 +52,14 @@ def load_config(directory: Path) -> PreTrainedConfig:
     except (ValueError, KeyError, AttributeError):
         raise UserError(f"{path}: must be a JSON object with a 'model_type'") from None
     try:
-        spec_for(model_type)
+        spec = spec_for(model_type)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return AutoConfig.for_model(model_type, **facts)
+    config = AutoConfig.for_model(model_type, **facts)
+    for name, value in spec.assumes.items():
+        if getattr(config, name) != value:
+            raise UserError(f"{path}: {name} is {getattr(config, name)}; {model_type} models are supported with {value} alone")
+    return config
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

@@ -98,7 +98,50 @@ GPT_NEOX = ArchitectureSpec(
     older_rope_fields={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
 )
 
-_ALL = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI, PHI3, STABLELM, OPT, GPT2, GPT_NEOX)
+# Llama's modules around other attentions: rotary embeddings in some layers alone (SmolLM 3, Exaone 4), windows in some, clipped
+# or normalized queries and keys, positions that scale the queries (Ministral 3). Arcee's MLP has no gate.
+SMOLLM3 = replace(LLAMA, model_type="smollm3", layer_lists=("layer_types", "no_rope_layers"))
+CWM = replace(LLAMA, model_type="cwm", layer_lists=("layer_types",))
+SEED_OSS, IQUESTCODER = (replace(LLAMA, model_type=name) for name in ("seed_oss", "iquestcoder"))
+OLMO, ERNIE4_5, HUNYUAN, INTERNLM3, MINISTRAL3, GEMMA = (
+    replace(MISTRAL, model_type=name) for name in ("olmo", "ernie4_5", "hunyuan_v1_dense", "internlm3", "ministral3", "gemma")
+)
+MINISTRAL, EXAONE4 = (replace(QWEN2, model_type=name) for name in ("ministral", "exaone4"))
+VAULTGEMMA = replace(GEMMA2, model_type="vaultgemma")
+ARCEE = replace(LLAMA, model_type="arcee", mlp_in=("mlp.up_proj",))
+NEMOTRON, JAIS2 = (replace(ARCEE, model_type=name) for name in ("nemotron", "jais2"))
+
+# GLM 4's two generations: a fused gate and up, partial rotary embeddings; the second has norms behind both blocks.
+GLM = replace(MISTRAL, model_type="glm", mlp_in=("mlp.gate_up_proj",), mlp_in_blocks=2)
+GLM4 = replace(GLM, model_type="glm4")
+
+# One up-projection, under other names. StarCoder 1 is GPT-2 of plain linear layers, its keys and values those of one head.
+STARCODER2 = replace(MISTRAL, model_type="starcoder2", mlp_in=("mlp.c_fc",), mlp_out="mlp.c_proj")
+NANOCHAT = replace(
+    MISTRAL, model_type="nanochat", mlp_in=("mlp.fc1",), mlp_out="mlp.fc2", logit_softcap_field="final_logit_softcapping"
+)
+GPT_BIGCODE = replace(GPT2, model_type="gpt_bigcode", transposed=False, depth_switches=())
+PERSIMMON = replace(
+    MISTRAL,
+    model_type="persimmon",
+    mlp_in=("mlp.dense_h_to_4h",),
+    mlp_out="mlp.dense_4h_to_h",
+    attention_in=(),
+    attention_out="self_attn.dense",
+)
+
+# Heads are kept: OLMo 2 and 3 normalize the queries of all heads at once, Helium's output projection is as wide as the hidden
+# size, Doge masks by a vector with a number for each head.
+OLMO2 = replace(MISTRAL, model_type="olmo2", attention_in=())
+OLMO3 = replace(OLMO2, model_type="olmo3", layer_lists=("layer_types",))
+HELIUM = replace(LLAMA, model_type="helium", attention_in=())
+DOGE = replace(HELIUM, model_type="doge", assumes={"is_moe": False})
+
+_ALL = (
+    *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI, PHI3, STABLELM, OPT, GPT2, GPT_NEOX),
+    *(SMOLLM3, CWM, SEED_OSS, INTERNLM3, IQUESTCODER, OLMO, ERNIE4_5, HUNYUAN, MINISTRAL3, GEMMA, MINISTRAL, EXAONE4, VAULTGEMMA),
+    *(ARCEE, NEMOTRON, JAIS2, GLM, GLM4, STARCODER2, NANOCHAT, GPT_BIGCODE, PERSIMMON, OLMO2, OLMO3, HELIUM, DOGE),
+)
 SPECS = {spec.model_type: spec for spec in _ALL}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -37,6 +37,7 @@ class ArchitectureSpec:
     layer_lists: tuple[str, ...] = ()  # config fields that hold a list with one entry a layer
     head_switches: tuple[str, ...] = ()  # config switches under which the class derives head_dim from hidden_size after all
     depth_switches: tuple[str, ...] = ()  # config switches under which what a layer computes depends on its number
+    assumes: Mapping[str, Any] = field(default_factory=dict)  # config field: the one value under which all this is so
     # What transformers 4 calls the lm_head, and hence the file: transformers 5 renames it when it loads.
     older_lm_head: str | None = None
     # What transformers 4 calls a key of `rope_parameters` in config.json itself.
