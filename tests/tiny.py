@@ -58,6 +58,8 @@ MINISTRAL3_ROPE = {
     **{"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 16},
 }
 
+GRANITE_SCALES = {"embedding_multiplier": 3.0, "residual_multiplier": 0.6, "attention_multiplier": 0.3, "logits_scaling": 2.5}
+
 # One small config of every family, its sizes odd on purpose: nothing may depend on a power of two, and no two sizes are equal
 # that could be mistaken for one another. Windows are shorter than the tests' sequences, softcaps low enough to bend the logits.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -119,6 +121,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo3": {"num_key_value_heads": 2, "sliding_window": 12, "layer_types": ONE_FULL},
     "helium": {"num_key_value_heads": 2, "head_dim": 10},
     "doge": {"num_key_value_heads": 2},
+    "granite": {"num_key_value_heads": 2, **GRANITE_SCALES},
+    "granite_swa": {
+        "num_key_value_heads": 2,
+        **GRANITE_SCALES,
+        "sliding_window": 12,
+        "layer_types": ONE_FULL,
+        "layer_rope_theta": [10000.0, 0.0, 700.0],
+    },
+    "hyperclovax": {"num_key_value_heads": 2, "head_dim": 14, **GRANITE_SCALES, "logits_scaling": 0.4},
+    "cohere": {"num_key_value_heads": 2, "logit_scale": 0.4},
+    "cohere2": {"num_key_value_heads": 2, "logit_scale": 0.4, "sliding_window": 12, "layer_types": ONE_FULL},
 }
 
 # Rows of the embedding beyond the tokenizer's tokens, as the families pad them.
@@ -158,18 +171,32 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "smollm3 untied, biased": (
         "smollm3",
-        {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True, "use_sliding_window": False},
+        {
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "use_sliding_window": False,
+            "no_rope_layers": None,
+        },
     ),
     "seed_oss tied, biased": ("seed_oss", {"tie_word_embeddings": True, "attention_out_bias": True, "mlp_bias": True}),
     "olmo tied, biased": ("olmo", {"tie_word_embeddings": True, "attention_bias": True, "clip_qkv": None}),
     "ernie4_5 tied, biased": ("ernie4_5", {"tie_word_embeddings": True, "use_bias": True}),
-    "exaone4 tied, without a window": ("exaone4", {"tie_word_embeddings": True, "sliding_window": None, "layer_types": ["full_attention"] * 3}),
+    "exaone4 tied, without a window": (
+        "exaone4",
+        {"tie_word_embeddings": True, "sliding_window": None, "layer_types": ["full_attention"] * 3},
+    ),
     "gemma untied": ("gemma", {"tie_word_embeddings": False}),
     "arcee tied, biased": ("arcee", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
     "jais2 unbiased": ("jais2", {"attention_bias": False, "mlp_bias": False}),
     "glm unbiased": ("glm", {"tie_word_embeddings": True, "attention_bias": False}),
     "starcoder2 untied, unbiased": ("starcoder2", {"tie_word_embeddings": False, "use_bias": False, "sliding_window": None}),
     "gpt_bigcode untied, of equal heads": ("gpt_bigcode", {"tie_word_embeddings": False, "multi_query": False, "n_head": 4}),
+    "granite tied, biased": ("granite", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "granite_swa untied": ("granite_swa", {"tie_word_embeddings": False}),
+    "hyperclovax tied, without norms behind": ("hyperclovax", {"tie_word_embeddings": True, "use_post_norm": False}),
+    "cohere untied, biased": ("cohere", {"tie_word_embeddings": False, "attention_bias": True}),
+    "cohere of normalized heads": ("cohere", {"use_qk_norm": True}),
     "doge tied, biased, windowed": (
         "doge",
         {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "sliding_window": 12},

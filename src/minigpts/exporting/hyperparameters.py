@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Fields = dict[str, "bool | int | float | str | Sequence[Any]"]  # of a file's metadata; a Python float becomes a float32
 SLIDING = "sliding_attention"  # config's name of a layer with a window
+YARN_BOUNDS = {"beta_fast": 32, "beta_slow": 1}  # the only ones that llama.cpp computes as transformers does
 
 
 def hyperparameters(architecture: GgufArchitecture, config: PreTrainedConfig, shapes: Shapes) -> Fields:
@@ -32,7 +33,7 @@ def hyperparameters(architecture: GgufArchitecture, config: PreTrainedConfig, sh
         "attention.head_count_kv": kv_heads(config),
         "attention.key_length": head_dim(config),
         "attention.value_length": head_dim(config),
-        epsilon_key: float(getattr(config, epsilon)),
+        epsilon_key: float(getattr(config, epsilon) if isinstance(epsilon, str) else epsilon),
         **_rope(architecture, config),
         **_windows(architecture, config),
     }
@@ -69,21 +70,30 @@ def _rope(architecture: GgufArchitecture, config: PreTrainedConfig) -> Fields:
     if kind not in ("default", *architecture.rope_types) or local.get("rope_type", "default") not in ("default", kind):
         raise UserError(f"export: llama.cpp's {architecture.name} has no rotary scaling '{kind}'; set export.formats: []")
     fields: Fields = {"rope.dimension_count": rotary_size(config), "rope.freq_base": float(rope["rope_theta"])}
+    if local != rope and not architecture.periodic_windows:
+        raise UserError(f"export: llama.cpp's {architecture.name} has one rotary embedding for all layers; set export.formats: []")
     if local is not rope:
         fields["rope.freq_base_swa"] = float(local["rope_theta"])
-    return {**fields, **{f"rope.scaling.{key}": value for key, value in _scaling(kind, rope, config).items()}}
+    if architecture.temperature and rope.get("llama_4_scaling_beta"):
+        fields["attention.temperature_scale"] = float(rope["llama_4_scaling_beta"])
+        fields["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
+    return {**fields, **{f"rope.scaling.{key}": value for key, value in _scaling(architecture, kind, rope, config).items()}}
 
 
-def _scaling(kind: str, rope: Mapping[str, Any], config: PreTrainedConfig) -> Fields:
+def _scaling(architecture: GgufArchitecture, kind: str, rope: Mapping[str, Any], config: PreTrainedConfig) -> Fields:
     """What comes below ``rope.scaling``; Llama 3's kind is in its tensor of factors alone."""
     if kind == "linear":
         return {"type": "linear", "factor": float(rope["factor"])}
     if kind == "yarn":
         original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-        unlike = [name for name in ("attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow") if rope.get(name)]
+        fields: Fields = {"type": "yarn", "factor": float(rope["factor"]), "original_context_length": original}
+        unlike = [name for name in ("attention_factor", "mscale", "mscale_all_dim") if rope.get(name)]
+        unlike += [name for name, usual in YARN_BOUNDS.items() if rope.get(name) not in (None, usual)]
+        if architecture.temperature and unlike == ["mscale", "mscale_all_dim"] and rope["mscale"] == rope["mscale_all_dim"]:
+            return {**fields, "yarn_log_multiplier": float(rope["mscale"])}
         if unlike or rope.get("truncate") is False:
             raise UserError(f"export: yarn's {', '.join(unlike or ['truncate'])} can't be written; set export.formats: []")
-        return {"type": "yarn", "factor": float(rope["factor"]), "original_context_length": original}
+        return fields
     if kind == "longrope":
         original = _original_length(rope, config)
         scale = rope.get("factor") or config.max_position_embeddings / original
@@ -116,12 +126,12 @@ def rope_factors(config: PreTrainedConfig) -> dict[str, numpy.ndarray]:
 def _windows(architecture: GgufArchitecture, config: PreTrainedConfig) -> Fields:
     """The window and the period of its layers; where llama.cpp has no windows, a context in which they hide nothing."""
     window, windowed = getattr(config, "sliding_window", None), _windowed(config)
-    if window is None or not any(windowed):
-        return {}
-    period = _period(windowed) if architecture.periodic_windows else None
+    period = _period(windowed) if architecture.periodic_windows and window is not None else None
     if period is not None:
         return {"attention.sliding_window": window, "attention.sliding_window_pattern": period}
-    if architecture.periodic_windows and len({id(rope) for rope in _parameters(config)}) > 1:
+    if not architecture.windows_alone_rotate and (window is None or not any(windowed)):
+        return {}
+    if architecture.windows_alone_rotate or architecture.periodic_windows and len({id(rope) for rope in _parameters(config)}) > 1:
         raise UserError(
             f"export: llama.cpp's {architecture.name} needs windows in every layer but each n-th;"
             " remove no layers (prune_neurons.layers: 0)"

@@ -27,7 +27,8 @@ class GgufArchitecture:
 
     name: str  # llama.cpp's
     activation: tuple[str, tuple[str, ...]]  # config field of the MLP's activation, and what llama.cpp computes
-    epsilon: tuple[str, str] = ("rms_norm_eps", RMS_EPSILON)  # config field of the norms' epsilon, and llama.cpp's key
+    # Config field of the norms' epsilon, or the number that is fixed in the class; and llama.cpp's key.
+    epsilon: tuple[str | float, str] = ("rms_norm_eps", RMS_EPSILON)
     interleaved: tuple[str, ...] = ()  # modules whose heads' two rotary halves llama.cpp interleaves, row by row
     fused_by_head: str | None = None  # the module whose rows are (head, [query, key, value]); llama.cpp: ([q, k, v], head)
     norms_plus_one: bool = False  # RMS norms scale by 1 + weight; llama.cpp stores the sum
@@ -35,11 +36,14 @@ class GgufArchitecture:
     separate_head: bool = True  # an untied lm_head has a place
     heads_fill_width: bool = False  # heads × head_dim must be hidden_size
     rotary: bool = True
+    unrotated_every: int | None = None  # every n-th layer has no rotary embedding
     # Rotary scalings (config's rope_type) beyond the default: llama3 and longrope come as tensors of factors.
     rope_types: tuple[str, ...] = ("linear", "yarn")
     # Layers with a sliding window follow a period that the file states; elsewhere llama.cpp has no window, and the context
     # is no longer than it.
     periodic_windows: bool = False
+    windows_alone_rotate: bool = False  # a layer without a window has no rotary embedding
+    temperature: bool = False  # queries are scaled by their position, and yarn's two mscales may be stated, if they are equal
     score_scale: str | None = None  # config field of s in q·k / √s; llama.cpp takes head_dim for it
     # The number of layers by which llama.cpp recognizes the one size whose s is hidden_size / heads.
     scale_by_width_at: int | None = None
@@ -116,6 +120,71 @@ GPT_NEOX = GgufArchitecture(
     expected={"attention_bias": (True,)},
 )
 
+# Llama under other activations or with other norms, NoPE or scales.
+UNBIASED = {"attention_bias": (False,), "mlp_bias": (False,)}
+SMOLLM3 = replace(LLAMA, name="smollm3", rope_types=("linear", "yarn"), unrotated_every=4, expected=UNBIASED)
+ARCEE = replace(LLAMA, name="arcee", activation=("hidden_act", ("relu2",)), rope_types=("linear", "yarn"), expected=UNBIASED)
+OLMO = replace(
+    LLAMA,
+    name="olmo",
+    epsilon=(1e-5, LAYER_EPSILON),
+    rope_types=("linear", "yarn"),
+    keys={"attention.clamp_kqv": "clip_qkv"},
+    expected={"attention_bias": (False,)},
+)
+MISTRAL3 = replace(LLAMA, name="mistral3", rope_types=("linear", "yarn"), temperature=True)
+GRANITE = replace(
+    LLAMA,
+    name="granite",
+    rope_types=("linear", "yarn"),
+    keys={
+        "logit_scale": "logits_scaling",
+        "embedding_scale": "embedding_multiplier",
+        "residual_scale": "residual_multiplier",
+        "attention.scale": "attention_multiplier",
+    },
+)
+
+OLMO2 = replace(QWEN2, name="olmo2")
+EXAONE4 = replace(QWEN2, name="exaone4", expected={"sliding_window": (None,)})  # its windows are fixed by the number of layers
+SEED_OSS = replace(QWEN2, name="seed_oss", expected={"attention_out_bias": (False,), "mlp_bias": (False,)})
+HUNYUAN = replace(QWEN2, name="hunyuan-dense")
+# Their rotary embedding turns pairs of neighbours, in transformers as in llama.cpp.
+CHATGLM = replace(QWEN2, name="chatglm", heads_fill_width=True)
+GLM4 = replace(QWEN2, name="glm4")
+ERNIE4_5 = replace(QWEN2, name="ernie4_5", expected={"use_bias": (False,)})
+COMMAND_R = GgufArchitecture(
+    "command-r",
+    activation=("hidden_act", SILU),
+    epsilon=("layer_norm_eps", LAYER_EPSILON),
+    separate_head=False,
+    keys={"logit_scale": "logit_scale"},
+    expected={"attention_bias": (False,), "use_qk_norm": (False,)},
+)
+COHERE2 = replace(COMMAND_R, name="cohere2", periodic_windows=True, windows_alone_rotate=True)
+
+GEMMA = replace(
+    GEMMA2, name="gemma", activation=("hidden_act", GELU), periodic_windows=False, score_scale=None, scale_by_width_at=None, keys={}
+)
+NEMOTRON = GgufArchitecture(
+    "nemotron",
+    activation=("hidden_act", ("relu2",)),
+    epsilon=("norm_eps", LAYER_EPSILON),
+    norms_plus_one=True,
+    heads_fill_width=True,
+    expected=UNBIASED,
+)
+JAIS2 = GgufArchitecture(
+    "jais2",
+    activation=("hidden_act", ("relu2",)),
+    epsilon=("layer_norm_eps", LAYER_EPSILON),
+    expected={"attention_bias": (True,), "mlp_bias": (True,)},
+)
+STARCODER = replace(GPT2, name="starcoder", expected={"multi_query": (True,), "scale_attn_weights": (True,)})
+STARCODER2 = GgufArchitecture(
+    "starcoder2", activation=("hidden_act", GELU), epsilon=("norm_epsilon", LAYER_EPSILON), expected={"use_bias": (True,)}
+)
+
 ARCHITECTURES = {
     "llama": LLAMA,
     "mistral": LLAMA,
@@ -128,6 +197,26 @@ ARCHITECTURES = {
     "stablelm": STABLELM,
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
+    "smollm3": SMOLLM3,
+    **dict.fromkeys(("internlm3", "iquestcoder", "ministral", "cwm"), LLAMA),
+    "ministral3": MISTRAL3,
+    "seed_oss": SEED_OSS,
+    "arcee": ARCEE,
+    "nemotron": NEMOTRON,
+    "jais2": JAIS2,
+    "olmo": OLMO,
+    **dict.fromkeys(("olmo2", "olmo3"), OLMO2),
+    "ernie4_5": ERNIE4_5,
+    "hunyuan_v1_dense": HUNYUAN,
+    "exaone4": EXAONE4,
+    "gemma": GEMMA,
+    "glm": CHATGLM,
+    "glm4": GLM4,
+    "gpt_bigcode": STARCODER,
+    "starcoder2": STARCODER2,
+    "granite": GRANITE,
+    "cohere": COMMAND_R,
+    "cohere2": COHERE2,
 }
 # Families that have a second architecture for MLP widths that differ between layers.
 UNEVEN = {"llama": DECI, "mistral": DECI, "qwen2": DECI}
@@ -163,6 +252,9 @@ def obstacle(architecture: GgufArchitecture, config: PreTrainedConfig) -> str | 
             return f"can't hold {name}: {getattr(config, name)}"
     if not (config.tie_word_embeddings or architecture.separate_head):
         return "has no place for an untied lm_head"
+    every, rotated = architecture.unrotated_every, getattr(config, "no_rope_layers", None)
+    if every is not None and rotated != [int((layer + 1) % every != 0) for layer in range(config.num_hidden_layers)]:
+        return f"has no rotary embedding in every {every}th layer and one in the others, not no_rope_layers: {rotated}"
     if architecture.heads_fill_width and config.num_attention_heads * head_dim(config) != config.hidden_size:
         return "needs heads that fill the hidden size (prune_neurons.heads: 0)"
     if architecture.score_scale is not None:

@@ -56,7 +56,7 @@ def places(architecture: GgufArchitecture, config: PreTrainedConfig, shapes: Sha
             shape,
             _row_order(architecture, config, below, shape[0]),
             transposed,
-            1.0 if architecture.norms_plus_one and len(shape) == 1 else 0.0,
+            1.0 if architecture.norms_plus_one and len(shape) == 1 and suffix == "weight" else 0.0,
             (int(index), sum(other.startswith(f"{stack}{STACKED}") for other in shapes)) if index else None,
             _copy(architecture, config, spec, module),
         )

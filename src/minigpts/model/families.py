@@ -137,10 +137,19 @@ OLMO3 = replace(OLMO2, model_type="olmo3", layer_lists=("layer_types",))
 HELIUM = replace(LLAMA, model_type="helium", attention_in=())
 DOGE = replace(HELIUM, model_type="doge", assumes={"is_moe": False})
 
+# Logits are scaled: Granite divides them, HyperCLOVA X and Cohere multiply. Heads are kept where each has a sink (Granite with
+# windows) or the config derives head_dim from hidden_size (Cohere 2).
+GRANITE = replace(LLAMA, model_type="granite", logit_scale_field="logits_scaling", logit_scale_divides=True)
+GRANITE_SWA = replace(GRANITE, model_type="granite_swa", attention_in=(), layer_lists=("layer_types", "layer_rope_theta"))
+HYPERCLOVAX = replace(LLAMA, model_type="hyperclovax", logit_scale_field="logits_scaling")
+COHERE = replace(MISTRAL, model_type="cohere", head_switches=("use_qk_norm",), logit_scale_field="logit_scale")
+COHERE2 = replace(COHERE, model_type="cohere2", attention_in=(), layer_lists=("layer_types",))
+
 _ALL = (
     *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI, PHI3, STABLELM, OPT, GPT2, GPT_NEOX),
     *(SMOLLM3, CWM, SEED_OSS, INTERNLM3, IQUESTCODER, OLMO, ERNIE4_5, HUNYUAN, MINISTRAL3, GEMMA, MINISTRAL, EXAONE4, VAULTGEMMA),
     *(ARCEE, NEMOTRON, JAIS2, GLM, GLM4, STARCODER2, NANOCHAT, GPT_BIGCODE, PERSIMMON, OLMO2, OLMO3, HELIUM, DOGE),
+    *(GRANITE, GRANITE_SWA, HYPERCLOVAX, COHERE, COHERE2),
 )
 SPECS = {spec.model_type: spec for spec in _ALL}
 

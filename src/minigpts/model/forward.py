@@ -24,15 +24,18 @@ Layout = dict[str, torch.Tensor | dict[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Head:
-    """What makes logits of hidden states: hidden · weightᵀ + bias, capped to c·tanh(logits / c) or not."""
+    """What makes logits of hidden states: scale · (hidden · weightᵀ + bias), capped to c·tanh(logits / c) or not."""
 
     weight: torch.Tensor  # (vocab_size, hidden_size)
     bias: torch.Tensor | None  # (vocab_size,)
     cap: float | None
+    scale: float = 1.0
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The logits of hidden states (rows, hidden_size): fp32 (rows, vocab_size)."""
         logits = linear(hidden, self.weight, self.bias).float()
+        if self.scale != 1:
+            logits.mul_(self.scale)
         return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
 
     def slope(self, logits: torch.Tensor) -> torch.Tensor | None:
@@ -48,7 +51,8 @@ class Head:
 def head_of(model: PreTrainedModel) -> Head:
     """The model's own head; a tied one shares the embedding's weight."""
     head, spec = model.get_output_embeddings(), spec_for(model.config.model_type)
-    return Head(head.weight, getattr(head, "bias", None), spec.logit_softcap(model.config))
+    bias, config = getattr(head, "bias", None), model.config
+    return Head(head.weight, bias, spec.logit_softcap(config), spec.logit_scale(config))
 
 
 def last_hidden_states(model: PreTrainedModel, input_ids: torch.Tensor, **layout: Any) -> torch.Tensor:

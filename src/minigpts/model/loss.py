@@ -102,7 +102,8 @@ def fused_loss(model: PreTrainedModel, soft: SoftTargets | None = None) -> Itera
 
     The head hands the hidden states through and the loss applies its weights, so that the call still goes through the
     model's own forward: what wraps it (distributed training, autocast) works as ever. Where the family caps its logits, the
-    config's cap is set aside meanwhile, or the model would cap hidden states. A token whose label is ``IGNORED`` is no
+    config's cap is set aside meanwhile, or the model would cap hidden states. Where it scales them, it scales the hidden states,
+    which comes to the same: no such family's head has a bias. A token whose label is ``IGNORED`` is no
     target, as in the stock loss, and costs no logits.
     """
     output, spec, head = model.get_output_embeddings(), spec_for(model.config.model_type), head_of(model)

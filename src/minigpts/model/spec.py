@@ -34,8 +34,10 @@ class ArchitectureSpec:
     width_field: str = "intermediate_size"  # config field of the MLP width
     mlp_bias_field: str | None = None  # config switch that gives every MLP projection a bias, where the family has one
     logit_softcap_field: str | None = None  # config field of c in logits ← c·tanh(logits / c), where the family caps them
+    logit_scale_field: str | None = None  # config field of s in logits ← s·logits, before any cap, where the family scales them
+    logit_scale_divides: bool = False  # … or of s in logits ← logits / s
     layer_lists: tuple[str, ...] = ()  # config fields that hold a list with one entry a layer
-    head_switches: tuple[str, ...] = ()  # config switches under which the class derives head_dim from hidden_size after all
+    head_switches: tuple[str, ...] = ()  # config switches under which no head can go after all
     depth_switches: tuple[str, ...] = ()  # config switches under which what a layer computes depends on its number
     assumes: Mapping[str, Any] = field(default_factory=dict)  # config field: the one value under which all this is so
     # What transformers 4 calls the lm_head, and hence the file: transformers 5 renames it when it loads.
@@ -52,6 +54,11 @@ class ArchitectureSpec:
     def logit_softcap(self, config: PreTrainedConfig) -> float | None:
         """The c of a config whose logits are capped; None where they are not."""
         return None if self.logit_softcap_field is None else getattr(config, self.logit_softcap_field)
+
+    def logit_scale(self, config: PreTrainedConfig) -> float:
+        """What the lm_head's outputs are multiplied by; 1 where the family doesn't scale them."""
+        scale = 1.0 if self.logit_scale_field is None else float(getattr(config, self.logit_scale_field))
+        return 1 / scale if self.logit_scale_divides else scale
 
     def is_transposed(self, name: str, shape: Sequence[int]) -> bool:
         """Whether a tensor of the weights file is a linear layer's weight that lies as (in_features, out_features)."""

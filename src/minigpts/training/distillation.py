@@ -7,6 +7,7 @@ the parent does (Kim and Rush, arXiv 1606.07947), and the domain's text keeps it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
-from minigpts.model.forward import Head, head_of
+from minigpts.model.forward import head_of
 from minigpts.model.loss import SoftTargets
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ class Teacher:
         self.decoder = model.get_submodule(spec_for(model.config.model_type).decoder).requires_grad_(False)
         head = head_of(model)
         bias = None if head.bias is None else head.bias.detach()[ids]
-        self.head, self.ids = Head(head.weight.detach()[ids], bias, head.cap), ids
+        self.head, self.ids = replace(head, weight=head.weight.detach()[ids], bias=bias), ids
         self.share, self.share_of_general = share, share_of_general
 
     def to(self, device: torch.device) -> Teacher:
         """Move it to a device, in place."""
         self.decoder.to(device)
         bias = None if self.head.bias is None else self.head.bias.to(device)
-        self.head, self.ids = Head(self.head.weight.to(device), bias, self.head.cap), self.ids.to(device)
+        self.head, self.ids = replace(self.head, weight=self.head.weight.to(device), bias=bias), self.ids.to(device)
         return self
 
     @torch.inference_mode()

@@ -32,6 +32,8 @@ def rope(kind, **parameters):
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **parameters}}
 
 
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+
 # What the tests of other rooms have, and what decides a file besides: widths, rotary scalings, windows. llama.cpp takes
 # head_dim for Gemma's query_pre_attn_scalar.
 VARIANTS = {
@@ -45,7 +47,11 @@ VARIANTS = {
         rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
     ),
     "linear rope": ("llama", rope("linear", factor=4.0)),
-    "yarn": ("qwen2", {"use_sliding_window": False, **rope("yarn", factor=4.0, original_max_position_embeddings=64)}),
+    "yarn": ("qwen2", {"use_sliding_window": False, "rope_parameters": YARN}),
+    "smollm3 of nothing but rotary layers": ("smollm3", {"no_rope_layers": [1, 1, 1], "use_sliding_window": False}),
+    "nemotron of heads as wide as the hidden size": ("nemotron", {"head_dim": 10, **rope("default", partial_rotary_factor=0.4)}),
+    "glm of heads as wide as the hidden size": ("glm", {"head_dim": 10, **rope("default", partial_rotary_factor=0.4)}),
+    "ministral3 without yarn": ("ministral3", rope("default", llama_4_scaling_beta=0.1, original_max_position_embeddings=16)),
     "longrope": (
         "phi3",
         {**NO_WINDOW, **LONG_CONTEXT, **rope("longrope", short_factor=[1.0, 1.1, 1.2, 1.3, 1.4], long_factor=[1.0, 2, 3, 4, 5])},
@@ -60,6 +66,27 @@ REFUSED = {
     "qwen3 tied, biased, windowed": "can't hold attention_bias: True",
     "gpt_neox tied, in sequence": "can't hold attention_bias: False",
     "gemma2 untied": "has no place for an untied lm_head",
+    "gemma untied": "has no place for an untied lm_head",
+    **{
+        name: f"llama.cpp has no architecture for {family}"
+        for name, (family, _) in tiny.VARIANTS.items()
+        if family in ("vaultgemma", "nanochat", "persimmon", "helium", "doge", "granite_swa", "hyperclovax")
+    },
+    "smollm3": "has no rotary embedding in every 4th layer and one in the others",
+    "smollm3 untied, biased": "can't hold attention_bias: True",
+    "seed_oss tied, biased": "can't hold attention_out_bias: True",
+    "olmo tied, biased": "can't hold attention_bias: True",
+    "ernie4_5 tied, biased": "can't hold use_bias: True",
+    "exaone4": "can't hold sliding_window: 12",
+    "arcee tied, biased": "can't hold attention_bias: True",
+    "jais2 unbiased": "can't hold attention_bias: False",
+    "nemotron": "needs heads that fill the hidden size",
+    "glm": "needs heads that fill the hidden size",
+    "glm unbiased": "needs heads that fill the hidden size",
+    "starcoder2 untied, unbiased": "can't hold use_bias: False",
+    "gpt_bigcode untied, of equal heads": "can't hold multi_query: False",
+    "cohere untied, biased": "can't hold attention_bias: True",
+    "cohere of normalized heads": "can't hold use_qk_norm: True",
 }
 
 
@@ -117,7 +144,8 @@ def test_reads_back_as_the_checkpoint(tmp_path, variant, dtype):
     found = dict(read_back.read(path, config, stored.shapes))
     assert found.keys() == stored.keys()
     for name, tensor in stored.items():
-        if config.model_type.startswith("gemma") and tensor.dim() == 1 and dtype == torch.float32:  # rounded where 1 was added
+        plus_one = config.model_type.startswith(("gemma", "nemotron"))
+        if plus_one and tensor.dim() == 1 and dtype == torch.float32:  # rounded where 1 was added
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=1.2e-7)
         else:
             assert torch.equal(found[name].to(dtype), tensor), name
@@ -139,6 +167,17 @@ def test_what_llama_cpp_cannot_hold_is_one_line(tmp_path, variant, reason):
         ("phi", {"head_dim": 8}, "needs heads that fill the hidden size"),
         ("llama", {"hidden_act": "relu"}, "can't hold hidden_act: relu"),
         ("llama", rope("dynamic", factor=4.0), "has no rotary scaling 'dynamic'"),
+        ("llama", rope("yarn", factor=4.0, beta_fast=8.0), "yarn's beta_fast can't be written"),
+        (
+            "olmo3",
+            {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+            "has one rotary embedding for all layers",
+        ),
+        (
+            "cohere2",
+            {"layer_types": ["sliding_attention", "full_attention", "full_attention"]},
+            "needs windows in every layer but each n-th",
+        ),
         (
             "gemma3_text",
             {"query_pre_attn_scalar": 14, "layer_types": ["sliding_attention", "full_attention", "full_attention"]},

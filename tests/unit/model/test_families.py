@@ -125,7 +125,8 @@ class Family:
 
     @property
     def most_heads(self) -> int:
-        return 1 if self.spec.attention_in else 0
+        kept = any(getattr(self.config, field, False) for field in self.spec.head_switches)
+        return 1 if self.spec.attention_in and not kept else 0
 
     def module(self, index: int, name: str) -> nn.Module:
         return self.model.get_submodule(self.spec.layer(index, name))

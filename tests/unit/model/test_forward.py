@@ -11,7 +11,7 @@ from tests import tiny
 IDS = torch.randint(3, 300, (2, 15), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module", params=["llama", "opt", "gemma2", "gemma3_text softcapped", "phi"])  # caps, windows, a bias
+@pytest.fixture(scope="module", params=["llama", "opt", "gemma2", "gemma3_text softcapped", "phi", "granite"])  # caps, windows, …
 def model(request, tmp_path_factory):
     family, changes = tiny.VARIANTS[request.param]
     return checkpoint.load_model(tiny.write_checkpoint(tmp_path_factory.mktemp("model") / "m", family, **changes), torch.float32)

@@ -36,7 +36,7 @@ def assert_same(value, gradients, expected, expected_gradients, tolerance):
         torch.testing.assert_close(gradient / scale, expected_gradients[name] / scale, rtol=0, atol=tolerance, msg=name)
 
 
-@pytest.mark.parametrize("family", ["llama", "opt", "gemma2"])  # gemma2 caps its logits
+@pytest.mark.parametrize("family", ["llama", "opt", "gemma2", "granite"])  # gemma2 caps its logits, granite divides them
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("rows", [1, 7, 100])  # tokens in a slice: one, an odd share, all
 def test_tied_or_not_in_slices_of_any_size(tmp_path, monkeypatch, family, tied, rows):

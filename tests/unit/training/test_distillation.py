@@ -45,7 +45,7 @@ def _fused(model, teacher):
         return _backward(model, model(input_ids=IDS, labels=LABELS, **layout).loss)
 
 
-@pytest.mark.parametrize("family", ["llama", "opt", "phi", "gemma2"])  # phi's head has a bias, gemma2 caps its logits
+@pytest.mark.parametrize("family", ["llama", "opt", "phi", "gemma2", "granite"])  # a bias of the head, a cap, a scale
 @pytest.mark.parametrize("rows", [1, 3, 100])  # tokens in a slice: one, an odd share, all
 @pytest.mark.parametrize("shares", [(0.7, 0.7), (0.3, 1.0), (0.0, 1.0)])  # of the domain's text, of general text
 def test_loss_and_gradients_are_those_of_plain_autograd(tmp_path, monkeypatch, family, rows, shares):
