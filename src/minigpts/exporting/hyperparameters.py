@@ -131,7 +131,7 @@ def _windows(architecture: GgufArchitecture, config: PreTrainedConfig) -> Fields
         return {"attention.sliding_window": window, "attention.sliding_window_pattern": period}
     if not architecture.windows_alone_rotate and (window is None or not any(windowed)):
         return {}
-    if architecture.windows_alone_rotate or architecture.periodic_windows and len({id(rope) for rope in _parameters(config)}) > 1:
+    if architecture.windows_alone_rotate or (architecture.periodic_windows and len({id(rope) for rope in _parameters(config)}) > 1):
         raise UserError(
             f"export: llama.cpp's {architecture.name} needs windows in every layer but each n-th;"
             " remove no layers (prune_neurons.layers: 0)"

@@ -11,7 +11,7 @@ from minigpts.importing import contents, spm
 from minigpts.importing.imported import Description, ImportedModel
 from minigpts.importing.imported import describe as describe_parts
 from minigpts.importing.requirements import Origins
-from minigpts.importing.staging import read_json, staged_files, weight_files
+from minigpts.importing.staging import left_behind, read_json, staged_files, weight_files
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.weights import WEIGHTS
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 FULL_PRECISION = ("F64", "F32", "F16", "BF16")
+# The names of a text model's modules inside a multimodal one: the hub's, and those of transformers 4.52 and later.
+INSIDE = {
+    r"^language_model\.model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^model\.language_model\.": "model.",
+}
 RESAVE = "load it once where you trust it, save_pretrained it elsewhere, and name that folder"
 
 
@@ -35,10 +41,11 @@ def read(folder: Path, dtype: torch.dtype, beside: Iterable[str] = ()) -> Import
     """
     with staged_files(folder) as staged:
         description, tokenizer_unread = _describe(staged, folder, dtype)
-        weights = checkpoint.weights_of(_model(staged, folder, description.config), dtype)
+        model, modules_unread = _model(staged, folder, description.config)
+        weights = checkpoint.weights_of(model, dtype)
         names = {*beside, *(path.name for path in folder.iterdir())}
         unread = contents.unread(names, (path.name for path in staged.iterdir()))
-    return ImportedModel(description, weights, [*tokenizer_unread, *unread])
+    return ImportedModel(description, weights, [*modules_unread, *tokenizer_unread, *unread])
 
 
 def describe(folder: Path, dtype: torch.dtype) -> Description:
@@ -100,8 +107,8 @@ def _check_weights(staged: Path, folder: Path) -> None:
                 raise UserError(f"{shard}: {name} is {kind}, so the weights are quantized; name a model with full-precision ones")
 
 
-def _model(staged: Path, folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model in ``config.dtype``, every tensor from the folder.
+def _model(staged: Path, folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+    """The model in ``config.dtype``, every tensor from the folder, and what is said of modules that are left behind.
 
     Names that checkpoints had over the years (GPT-2's without a prefix, GPT-NeoX's ``embed_out``, stored masks) are stock
     transformers' to know; what it would leave out or make up is an error here.
@@ -113,7 +120,8 @@ def _model(staged: Path, folder: Path, config: PreTrainedConfig) -> PreTrainedMo
     if getattr(config, "intermediate_sizes", None) is not None:  # ours: no stock class has such widths
         if not (staged / WEIGHTS).exists():
             raise UserError(f"{folder}: widths that differ between layers are read from {WEIGHTS} alone; save it in one")
-        return checkpoint.load_model(staged, config.dtype)
+        return checkpoint.load_model(staged, config.dtype), []
+    modules = left_behind(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its tables of what doesn't fit: the first such tensor is named below
     try:
@@ -124,6 +132,7 @@ def _model(staged: Path, folder: Path, config: PreTrainedConfig) -> PreTrainedMo
                 dtype=config.dtype,
                 attn_implementation=None,
                 experts_implementation=None,
+                key_mapping=INSIDE if modules else None,
                 use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # so that they are listed
@@ -131,8 +140,10 @@ def _model(staged: Path, folder: Path, config: PreTrainedConfig) -> PreTrainedMo
             )
     finally:
         logging.set_verbosity(verbosity)
-    _check_loaded(folder, model, info)
-    return model
+    beside = {name for name in info["unexpected_keys"] if name.removeprefix("model.").partition(".")[0] in modules}
+    _check_loaded(folder, model, {**info, "unexpected_keys": {*info["unexpected_keys"]} - beside})
+    found = sorted({name.removeprefix("model.").partition(".")[0] for name in beside})
+    return model, [f"{', '.join(found)} ({len(beside)} tensors beside the text model)"] if found else []
 
 
 def _check_loaded(folder: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from minigpts.errors import UserError, named
 from minigpts.importing import contents
 from minigpts.model.config_facts import facts_of
-from minigpts.model.families import SPECS, spec_for
+from minigpts.model.families import SPECS, WRAPPERS, spec_for
 from minigpts.model.weights import WEIGHTS
 from minigpts.untrusted import leads_out
 from minigpts.vocabulary import trim
@@ -30,6 +30,9 @@ WAYS_TO_COMPUTE = {
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
 }
 
+
+# What a multimodal config says of its text model beside `text_config`.
+BESIDE_TEXT = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "dtype", "torch_dtype")
 
 # Layers that a config may ask for: building that many, even without weights, takes seconds. The largest open models have 126.
 MOST_LAYERS = 1024
@@ -69,7 +72,7 @@ def _require_inside(path: Path) -> None:
 
 def _harmless(name: str, values: dict[str, Any]) -> dict[str, Any]:
     if name == "config.json":
-        return trim.without_minus_one(facts_of(values))
+        return trim.without_minus_one(facts_of(text_config(values)))
     unread = {"generation_config.json": WAYS_TO_COMPUTE, "tokenizer_config.json": FILES_ELSEWHERE}.get(name, set())
     return trim.without_minus_one({field: value for field, value in values.items() if field not in unread})
 
@@ -77,8 +80,9 @@ def _harmless(name: str, values: dict[str, Any]) -> dict[str, Any]:
 def check_config(folder: Path) -> None:
     """Raise a UserError when ``config.json`` alone tells that the model can't be read: before its weights are fetched."""
     path = folder / "config.json"
-    raw = read_json(path)
-    if "auto_map" in raw and str(raw.get("model_type")) not in SPECS:
+    outer = read_json(path)
+    raw = text_config(outer)
+    if "auto_map" in outer and str(raw.get("model_type")) not in SPECS:
         raise UserError(
             f"{path}: the model needs code of its own (auto_map), which is never run; see docs/adding_an_architecture.md"
         )
@@ -90,8 +94,21 @@ def check_config(folder: Path) -> None:
         raise UserError(f"{path}: {error}") from None
     for name in LAYERS:
         require_layers(path, name, raw.get(name))
-    if raw.get("quantization_config") is not None:
+    if (raw.get("quantization_config") or outer.get("quantization_config")) is not None:
         raise UserError(f"{path}: the weights are quantized; name a model with full-precision ones")
+
+
+def text_config(values: dict[str, Any]) -> dict[str, Any]:
+    """The config of the text model inside a multimodal one of :data:`WRAPPERS`; any other's ``values`` as they are."""
+    inner = values.get("text_config")
+    if str(values.get("model_type")) not in WRAPPERS or not isinstance(inner, dict):
+        return values
+    return {**{name: values[name] for name in BESIDE_TEXT if values.get(name) is not None}, **inner}
+
+
+def left_behind(folder: Path) -> tuple[str, ...]:
+    """The modules of a multimodal checkpoint that are no part of its text model; none of a text model's."""
+    return WRAPPERS.get(str(read_json(folder / "config.json").get("model_type")), ())
 
 
 def require_layers(path: Path, name: str, layers: object) -> None:

@@ -154,8 +154,29 @@ _ALL = (
 SPECS = {spec.model_type: spec for spec in _ALL}
 
 
+# Multimodal checkpoints whose `text_config` is a family of the table: the modules beside the text model, which are left behind.
+WRAPPERS = {name: ("vision_tower", "multi_modal_projector") for name in ("gemma3", "mistral3")}
+
+# What is missing for families that people ask for, by what their layers have.
+_MISSING = {
+    "its layers differ in kind (linear attention, convolution or Mamba beside attention)": (
+        *("qwen3_5", "qwen3_5_text", "qwen3_next", "lfm2", "lfm3", "olmo_hybrid", "granitemoehybrid", "falcon_h1"),
+        *("jamba", "bamba", "zamba2", "nemotron_h"),
+    ),
+    "it has token embeddings of their own for the layers": ("gemma3n", "gemma3n_text"),
+    "heads differ in size between its layers (per_layer_config)": ("gemma4", "gemma4_text"),
+    "its class fixes the MLP width at 4 x hidden_size": ("bloom", "mpt"),
+    "its layers return tuples": ("gptj", "codegen", "gpt_neo", "falcon"),
+    "it normalizes all MLP neurons at once": ("bitnet",),
+    "what a layer computes depends on its number": ("diffllama", "minicpm3"),
+}
+UNSUPPORTED = {name: reason for reason, names in _MISSING.items() for name in names}
+
+
 def spec_for(model_type: str) -> ArchitectureSpec:
-    """The spec of a family. Raises UserError naming the supported ones, and the page that says how to add one."""
+    """The spec of a family. Raises UserError naming what is missing for it, or the supported ones and how to add one."""
+    if model_type in UNSUPPORTED:
+        raise UserError(f"model_type '{model_type}' is not supported: {UNSUPPORTED[model_type]}")
     if model_type not in SPECS:
         supported = ", ".join(sorted(SPECS))
         raise UserError(

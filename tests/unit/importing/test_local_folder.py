@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from minigpts.errors import UserError
 from minigpts.importing import imported, local_folder
@@ -47,6 +47,48 @@ def test_what_transformers_saves_in_shards_comes_in_whole(tmp_path, variant):
     assert checkpoint.sizes(out) == checkpoint.sizes(source)
     assert AutoTokenizer.from_pretrained(out).get_vocab() == tokenizer.get_vocab()
     assert AutoTokenizer.from_pretrained(out).chat_template == tiny.CHAT_TEMPLATE
+
+
+def as_the_hub_has_it(name):
+    """A multimodal model's tensor by the name of transformers before 4.52, which the hub's files have kept."""
+    if name.startswith("model.language_model."):
+        return name.replace("model.language_model.", "language_model.model.", 1)
+    return f"language_model.{name}" if name.startswith("lm_head.") else name.removeprefix("model.")
+
+
+VISION = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+
+
+@pytest.mark.parametrize(("wrapper", "family"), [("gemma3", "gemma3_text"), ("mistral3", "ministral3"), ("mistral3", "mistral")])
+@pytest.mark.parametrize("names", [lambda name: name, as_the_hub_has_it], ids=["modules", "hub"])
+def test_the_text_model_of_a_multimodal_checkpoint_comes_in_alone(tmp_path, capsys, wrapper, family, names):
+    source = tiny.write_checkpoint(tmp_path / "source", family)
+    text = checkpoint.load_config(source)
+    both = {"gemma3": {"mm_tokens_per_image": 4}, "mistral3": {}}[wrapper]
+    vision = {**VISION, "model_type": {"gemma3": "siglip_vision_model", "mistral3": "pixtral"}[wrapper]}
+    tied = text.tie_word_embeddings
+    settings = AutoConfig.for_model(wrapper, text_config=text.to_dict(), vision_config=vision, tie_word_embeddings=tied, **both)
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(settings, dtype=torch.float32).eval()
+    folder = tmp_path / "multimodal"
+    shutil.copytree(source, folder)
+    model.config.save_pretrained(folder)
+    tensors = {name: value for name, value in model.state_dict().items() if not (tied and name.startswith("lm_head."))}
+    save_file({names(name): value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+    out = converted(folder)
+    said = capsys.readouterr().err
+    assert "not read: multi_modal_projector, vision_tower (" in said and "tensors beside the text model)" in said
+    assert checkpoint.load_config(out).model_type == family
+    with torch.inference_mode():
+        assert torch.equal(checkpoint.load_model(out, torch.float32)(IDS).logits, model(input_ids=IDS).logits)
+    assert checkpoint.stored_shapes(checkpoint.load_config(out)) == StoredWeights(source).shapes
 
 
 def test_a_checkpoint_of_ours_comes_out_byte_for_byte(folder):
@@ -245,7 +287,24 @@ BAD = {
     "no tokenizer": (without("tokenizer.json"), r"model: no tokenizer.json, and transformers can't load its tokenizer"),
     "unknown model_type": (
         config(model_type="mamba"),
-        r"config.json: model_type 'mamba' is not supported; supported: gemma2, .*; docs/adding_an",
+        r"config.json: model_type 'mamba' is not supported; supported: arcee, .*; docs/adding_an",
+    ),
+    "layers of several kinds": (
+        config(model_type="lfm2"),
+        r"config.json: model_type 'lfm2' is not supported: its layers differ in",
+    ),
+    "embeddings for the layers": (
+        config(model_type="gemma3n"),
+        r"'gemma3n' is not supported: it has token embeddings of their own",
+    ),
+    "a fixed width": (config(model_type="bloom"), r"'bloom' is not supported: its class fixes the MLP width at 4 x hidden_size"),
+    "experts of Doge": (
+        config(model_type="doge", is_moe=True),
+        r"config.json: is_moe is True; doge models are supported with False",
+    ),
+    "a text model of several kinds": (
+        config(model_type="mistral3", text_config={"model_type": "lfm2"}),
+        r"config.json: model_type 'lfm2' is not supported: its layers differ in",
     ),
     "remote code": (config(model_type="my_own", auto_map={"AutoModelForCausalLM": "m.M"}), "needs code of its own"),
     "quantized config": (config(quantization_config={"quant_method": "awq"}), "the weights are quantized"),

@@ -33,7 +33,8 @@ def test_every_variant_comes_nearer_to_its_parent(variant: str, layers: tuple[in
     config, stored = checkpoint.load_config(folder), StoredWeights(folder)
     attention = AttentionShape.of(config)
     width = stored.shapes[f"{family_spec.layer(0, family_spec.mlp_out)}.weight"][family_spec.input_axis]
-    groups = torch.arange(1 if family_spec.attention_in and attention.num_groups > 1 else 0, attention.num_groups)
+    kept = not family_spec.attention_in or any(getattr(config, field, False) for field in family_spec.head_switches)
+    groups = torch.arange(0 if kept or attention.num_groups == 1 else 1, attention.num_groups)
     cuts = [LayerCut(index, torch.arange(0, width, 2), groups) for index in layers]
     child_config = checkpoint.load_config(folder)
     setattr(child_config, family_spec.width_field, len(cuts[0].neurons))
