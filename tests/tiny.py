@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "doge",
         {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "sliding_window": 12},
     ),
+}
+
+# The variants of one family of each spec: rooms that know a family by its spec alone treat those of an equal one alike.
+LAYOUTS = {
+    name: variant
+    for families in [{repr(replace(spec_for(family), model_type="")): family for family in reversed(FAMILIES)}.values()]
+    for name, variant in VARIANTS.items()
+    if variant[0] in families
 }
 
 

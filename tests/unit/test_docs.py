@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from minigpts.gguf_layout.architectures import ARCHITECTURES
+from minigpts.model.families import SPECS
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXPERIMENTS = ROOT / "docs/experiments"
@@ -93,3 +96,12 @@ def test_every_entry_has_its_question_and_tag():
         untagged = [entry.partition("\n")[0] for entry in entries if not HEADING.match(f"## {entry.partition(chr(10))[0]}")]
         assert untagged == []
         assert [entry.partition("\n")[0] for entry in entries if "**Question.**" not in entry or "\n|---" not in entry] == []
+
+
+def test_the_table_of_families_is_the_codes():
+    rows = re.findall(r"^\| .+ \| (`\w+`(?:, `\w+`)*) \|$", text(ROOT / "docs/adding_an_architecture.md"), re.MULTILINE)
+    all_of_it, without_heads, not_exported = (re.findall(r"\w+", row) for row in rows[:3])
+    assert all_of_it == sorted(name for name, spec in SPECS.items() if spec.attention_in)
+    assert without_heads == sorted(name for name, spec in SPECS.items() if not spec.attention_in)
+    assert not_exported == sorted(SPECS.keys() - ARCHITECTURES.keys())
+    assert f"{len(SPECS)} families" in text(ROOT / "README.md")

@@ -47,7 +47,7 @@ def parent(request: pytest.FixtureRequest, tmp_path: Path) -> Parent:
     return Parent(tmp_path / "model", request.param)
 
 
-@pytest.mark.parametrize("variant", tiny.VARIANTS)
+@pytest.mark.parametrize("variant", tiny.LAYOUTS)
 def test_sums_are_those_of_the_stock_model_token_by_token(tmp_path: Path, variant: str):
     parent = Parent(tmp_path / "model", variant)
     caught: dict[str, Tensor] = {}

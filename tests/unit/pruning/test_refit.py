@@ -21,9 +21,7 @@ from tests import tiny
 TOKENS = torch.randint(0, 300, (16, 24), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(
-    ("variant", "layers"), [*((name, (0, 1, 2)) for name in tiny.VARIANTS), ("llama", (0, 2)), ("opt", (0, 2))]
-)
+@pytest.mark.parametrize(("variant", "layers"), [*((name, (0, 1, 2)) for name in tiny.LAYOUTS), ("llama", (0, 2)), ("opt", (0, 2))])
 def test_every_variant_comes_nearer_to_its_parent(variant: str, layers: tuple[int, ...], tmp_path: Path):
     """Half the neurons cut, where heads can go a group of them, and of some a layer: the refitted model's logits are nearer to
     the parent's than the bare cut's, on the text it was fitted on."""

@@ -21,7 +21,7 @@ TOKENS = torch.randint(0, 300, (24, 24), generator=torch.Generator().manual_seed
 Q4_0 = FORMATS["Q4_0"]
 
 
-@pytest.mark.parametrize("variant", tiny.VARIANTS)
+@pytest.mark.parametrize("variant", tiny.LAYOUTS)
 def test_every_variant_comes_nearer_than_without_compensation(variant: str, tmp_path: Path):
     """Every matrix whose rows are blocks is rounded, its rows output features; the logits on the calibration text are nearer to
     the unrounded model's than those of the same format without compensation."""

@@ -202,14 +202,17 @@ def test_a_folder_without_the_one_file_is_one_line(inputs, tmp_path, files, mess
             evaluate_exported.main([*scoring(inputs, "child", "missing"), "--exported", str(tmp_path)])
 
 
+FUSED = ("phi3", "gpt2", "gpt_bigcode", "gpt_neox", "persimmon")  # queries, keys and values in one
+
+
 @pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if family != "opt"])
 def test_every_weight_of_a_layer_is_in_a_group(tmp_path, family):
     model = tiny.write_checkpoint(tmp_path / "checkpoint", family, tie_word_embeddings=False)
     shapes = StoredWeights(model).shapes
     left_out = {name for name, shape in shapes.items() if group_of(family, name, shape) is None and len(shape) == 2}
-    assert left_out == ({"transformer.wpe.weight"} if family == "gpt2" else set())
+    assert left_out == ({"transformer.wpe.weight"} if family in ("gpt2", "gpt_bigcode") else set())
     found = {group_of(family, name, shape) for name, shape in shapes.items()} - {None}
-    assert found == set(GROUPS) - ({"query_key"} if family in ("phi3", "gpt2", "gpt_neox") else set())
+    assert found == set(GROUPS) - ({"query_key"} if family in FUSED else set())
     heads = [name for name, shape in shapes.items() if group_of(family, name, shape) == "embedding"]
     assert len(heads) == 2
 
