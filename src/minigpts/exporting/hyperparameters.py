@@ -126,8 +126,8 @@ def rope_factors(config: PreTrainedConfig) -> dict[str, numpy.ndarray]:
 def _windows(architecture: GgufArchitecture, config: PreTrainedConfig) -> Fields:
     """The window and the period of its layers; where llama.cpp has no windows, a context in which they hide nothing."""
     window, windowed = getattr(config, "sliding_window", None), _windowed(config)
-    period = _period(windowed) if architecture.periodic_windows and window is not None else None
-    if period is not None:
+    period = _period(windowed) if architecture.periodic_windows else None
+    if window is not None and period is not None:
         return {"attention.sliding_window": window, "attention.sliding_window_pattern": period}
     if not architecture.windows_alone_rotate and (window is None or not any(windowed)):
         return {}
