@@ -77,7 +77,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {},
 }
 
-# The same of every mixture of experts: nine experts of 24 neurons (their product needs rows of 16 bytes), three a token, and the forms their checkpoints come in.
+# The same of every mixture: nine experts, three a token. An expert's rows must be of 16 bytes each, hence the 24.
 EXPERTS = {"num_experts": 9, "num_experts_per_tok": 3, "num_key_value_heads": 2, "moe_intermediate_size": 24}
 MIXTURES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**EXPERTS, "head_dim": 14, "norm_topk_prob": True},

@@ -109,9 +109,7 @@ MIXTRAL = replace(
     QWEN3_MOE,
     model_type="mixtral",
     depth_switches=(),
-    experts=Experts(
-        number_field="num_local_experts", stored=("w1", "w3", "w2"), older_names={"mlp.": "block_sparse_moe."}
-    ),
+    experts=Experts(number_field="num_local_experts", stored=("w1", "w3", "w2"), older_names={"mlp.": "block_sparse_moe."}),
 )
 PHIMOE = replace(
     MIXTRAL,
