@@ -46,9 +46,12 @@ def part_of(experts: Experts, stored: str) -> Part:
     return Part(f"{experts.module}.{GATE_UP}", int(expert), index, 2)
 
 
-def is_experts(spec: ArchitectureSpec, stored: str) -> bool:
-    """Whether a tensor of a layer, by the file's name, is an expert's, or all of theirs."""
-    return spec.experts is not None and part_of(spec.experts, stored).name.startswith(f"{spec.experts.module}.")
+def expert_part(spec: ArchitectureSpec, stored: str) -> Part | None:
+    """Where the tensor of an expert lies, or one of all experts; None for any other tensor of a layer."""
+    if spec.experts is None:
+        return None
+    part = part_of(spec.experts, stored)
+    return part if part.name.startswith(f"{spec.experts.module}.") else None
 
 
 def stored_parts(experts: Experts, name: str, num_experts: int) -> Iterator[tuple[str, Part]]:
@@ -83,7 +86,7 @@ def as_stored(weights: Mapping[str, Tensor], spec: ArchitectureSpec) -> dict[str
     """The tensors of a model by the names of its weights file, each expert's on its own (views)."""
     if spec.experts is None:
         return dict(weights)
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         before, below = split_name(spec, name)
         parts = stored_parts(spec.experts, below, len(tensor)) if before else [(below, Part(below))]

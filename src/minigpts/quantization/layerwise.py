@@ -21,9 +21,9 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from minigpts.model.device import keep_large_blocks_apart
-from minigpts.model.experts import as_in_model, is_experts, part_of, split_name
+from minigpts.model.experts import as_in_model, expert_part, split_name
 from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, hooked, last_hidden_states, layers_of
-from minigpts.model.spec import ArchitectureSpec, Experts
+from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.blocks import Blocks
 from minigpts.quantization.formats import BlockFormat
@@ -65,19 +65,18 @@ def rounded_weights(
             for group in groups:
                 for module, blocks in _rounded_group(child, group, chosen, wanted.pop(group[0]), child_stream, layer_calls):
                     yield spec.layer(index, f"{module}.weight"), blocks
-            for name, blocks in _rounded_experts(stored, spec, formats, index, child):
-                yield name, blocks
+            yield from _rounded_experts(spec, formats, index, child)
             advance(child, child_stream, layer_calls)
 
 
 def _rounded_experts(
-    stored: StoredWeights, spec: ArchitectureSpec, formats: Mapping[str, BlockFormat], index: int, child: nn.Module
+    spec: ArchitectureSpec, formats: Mapping[str, BlockFormat], index: int, child: nn.Module
 ) -> Iterator[tuple[str, Blocks]]:
     """A layer's experts, each rounded to the nearest, in place as well: too few tokens reach one to fit it to them."""
-    for name in stored.shapes:
+    for name in formats:
         before, below = split_name(spec, name)
-        if name in formats and before == spec.layer(index, "") and is_experts(spec, below):
-            part = part_of(cast(Experts, spec.experts), below)
+        part = expert_part(spec, below) if before == spec.layer(index, "") else None
+        if part is not None:
             weight = part.of(child.state_dict()[part.name])
             blocks = rounded(weight, formats[name], torch.eye(weight.shape[1], device=weight.device))
             weight.copy_(blocks.values())
