@@ -102,8 +102,8 @@ class Statistics(Generic[Array]):
         return self.sums[mlp_name(index, "abs_sum")] / self.count
 
     def mean_abs_by_layer(self) -> list[Array]:
-        """The same of every layer that has an MLP, in order."""
-        return [self.mean_abs(index) for index in range(self.num_layers) if self.width(index)]
+        """The same of every layer, in order; of none where the layers have experts instead."""
+        return [self.mean_abs(index) for index in range(sum(name.endswith(".mlp.abs_sum") for name in self.sums))]
 
     def mean(self, index: int) -> Array:
         """E a of every neuron. (I,)"""
