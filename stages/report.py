@@ -94,7 +94,7 @@ def _pictures(args: argparse.Namespace, values: Params, planned: Plan | None, me
         models["file"] = sizes.bytes_of_groups(metrics["export"]["bytes_by_group"])
     statistics = Statistics(read_arrays(args.stats))
     experts = [
-        statistics.experts(index, "gated_norm_sum") for index in range(statistics.num_layers) if statistics.num_experts(index)
+        statistics.experts(index, "gated_square_sum") for index in range(statistics.num_layers) if statistics.num_experts(index)
     ]
     thresholds = (values.threshold, values.embedding_threshold) if planned is None else (None, None)
     return [

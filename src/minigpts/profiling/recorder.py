@@ -75,9 +75,9 @@ class NeuronSums:
 
 
 class ExpertSums:
-    """Tokens routed to each expert, and over them Σg, Σ‖e‖ and Σg‖e‖ of its gate g and its own output e."""
+    """Tokens routed to each expert, and over them Σg, Σ‖e‖, Σg‖e‖ and Σ(g‖e‖)² of its gate g and its own output e."""
 
-    KEPT: tuple[ExpertSum, ...] = ("routed", "gate_sum", "norm_sum", "gated_norm_sum")
+    KEPT: tuple[ExpertSum, ...] = ("routed", "gate_sum", "norm_sum", "gated_norm_sum", "gated_square_sum")
 
     def __init__(self, num_experts: int, device: torch.device) -> None:
         """Nothing was seen."""
@@ -91,7 +91,9 @@ class ExpertSums:
             index, gate = chosen[:, choice : choice + 1], gates[:, choice].double()
             output = module.forward(hidden, index, torch.ones_like(index, dtype=gates.dtype))
             norm = torch.linalg.vector_norm(output.float(), dim=-1).double()
-            self.totals.index_add_(1, index[:, 0], torch.stack([torch.ones_like(gate), gate, norm, gate * norm]))
+            self.totals.index_add_(
+                1, index[:, 0], torch.stack([torch.ones_like(gate), gate, norm, gate * norm, (gate * norm) ** 2])
+            )
 
     def statistics(self, index: int) -> dict[str, Tensor]:
         """The sums of layer ``index`` by name, float64 (num_experts,) each."""

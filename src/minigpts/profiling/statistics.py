@@ -7,8 +7,8 @@ Sums over the calibration tokens are stored, not scores, so that a new criterion
   reads, float64 (intermediate_size,);
 * ``layers.{i}.heads.square_sum``: Σ‖o‖² of each head's output o, float64 (num_attention_heads,);
 * ``layers.{i}.block.cosine_sum``: Σ cos(hidden state into the layer, hidden state out of it), float64 scalar;
-* ``layers.{i}.experts.routed``, ``.gate_sum``, ``.norm_sum``, ``.gated_norm_sum``: the number of tokens routed to each expert, and
-  over them Σg, Σ‖e‖ and Σg‖e‖ of its gate g and its output e, float64 (num_experts,);
+* ``layers.{i}.experts.routed``, ``.gate_sum``, ``.norm_sum``, ``.gated_norm_sum``, ``.gated_square_sum``: the number of tokens
+  routed to each expert, and over them Σg, Σ‖e‖, Σg‖e‖ and Σ(g‖e‖)² of its gate g and its output e, float64 (num_experts,);
 * ``linear.{module}.input_abs_sum``, ``.output_abs_sum``, ``.output_minus_bias_abs_sum``: Σ|x|, Σ|y|, Σ|y − b| of a linear
   layer, float64, for the paper's linear rule, where asked for;
 * ``gradient_count``: tokens that also went backwards, int64 scalar, and, where there are any, of each layer
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Array = TypeVar("Array", "torch.Tensor", "numpy.ndarray")
 
 LinearSum = Literal["input", "output", "output_minus_bias"]
-ExpertSum = Literal["routed", "gate_sum", "norm_sum", "gated_norm_sum"]
+ExpertSum = Literal["routed", "gate_sum", "norm_sum", "gated_norm_sum", "gated_square_sum"]
 
 COUNT, GRADIENT_COUNT = "count", "gradient_count"
 LINEAR_SUMS: tuple[LinearSum, ...] = ("input", "output", "output_minus_bias")

@@ -23,11 +23,12 @@ GROUP_SCORES = 2  # experts by whose scores a router chooses a group (DeepSeek-V
 
 
 def contribution(statistics: Statistics[Tensor], index: int) -> Tensor:
-    """Σ g‖e‖ over the tokens routed to an expert: all it writes for this text. (num_experts,) Unit: the residual stream's.
+    """√Σ (g‖e‖)² over the tokens routed to an expert: the norm of all it writes for this text. (num_experts,)
 
-    REAP's mean keeps an expert that hardly any token of the domain reaches; the sum doesn't.
+    Unit: the residual stream's. REAP's mean keeps an expert that hardly any token of the domain reaches; the sum doesn't. Squares,
+    because what a token loses is made up for the worse the larger it is.
     """
-    return statistics.experts(index, "gated_norm_sum")
+    return statistics.experts(index, "gated_square_sum").sqrt()
 
 
 def reap(statistics: Statistics[Tensor], index: int) -> Tensor:

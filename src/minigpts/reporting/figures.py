@@ -81,7 +81,7 @@ def _layer_ticks(count: int) -> list[int]:
 
 
 def expert_contributions(contributions: Sequence[np.ndarray]) -> Picture:
-    """What each expert of each mixture layer writes for the domain's text, as a share of its layer's, in order."""
+    """What each expert of each mixture layer writes for the domain's text, squared, as a share of its layer's, in order."""
     shares = [np.sort(layer / layer.sum())[::-1] for layer in contributions]
     half = [1 + int(np.searchsorted(np.cumsum(layer), 0.5)) for layer in shares]
 
@@ -93,8 +93,8 @@ def expert_contributions(contributions: Sequence[np.ndarray]) -> Picture:
     return Picture(
         "expert_contributions",
         "How much each expert writes",
-        f"Σ gate · ‖output‖ over the calibration text, summed from the largest on, one line a layer:"
-        f" {_span(half)} experts write half of it.",
+        f"The squares of what each writes for the calibration text, summed from the largest on, one line a layer:"
+        f" {_span(half)} experts are half of it.",
         f"Rising curves for {len(shares)} layers, of up to {max(map(len, shares))} experts.",
         draw,
     )

@@ -24,6 +24,7 @@ from minigpts.importing import local_folder
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.weights import read_tensors
+from minigpts.profiling.recorder import ExpertSums
 from stages import count_tokens, evaluate, finetune, profile_activations, prune_embeddings, prune_neurons
 from tests import tiny
 from tests.unit.evaluation.test_language_modeling import plain_nats
@@ -113,14 +114,16 @@ def test_sums_are_those_of_the_experts_by_hand(mixture: Mixture):
             keep = lambda _, inputs, index=index: calls.__setitem__(index, inputs)  # noqa: E731
             stack.callback(module.register_forward_pre_hook(keep).remove)
         mixture.model(packed(mixture))
-    found, names = read_tensors(mixture.stats), ("routed", "gate_sum", "norm_sum", "gated_norm_sum")
+    found, names = read_tensors(mixture.stats), ExpertSums.KEPT
     assert {name.partition(".experts.")[0] for name in found if ".experts." in name} == {f"layers.{index}" for index in calls}
     for index, (hidden, chosen, gates) in calls.items():
         for expert in range(mixture.experts()[index].num_experts):
             tokens, places = (chosen == expert).nonzero(as_tuple=True)
             norm = by_hand(mixture.experts()[index], expert, hidden[tokens]).norm(dim=1).double()
             gate = gates[tokens, places].double()
-            expected = torch.stack([torch.tensor(len(tokens)).double(), gate.sum(), norm.sum(), (gate * norm).sum()])
+            expected = torch.stack(
+                [torch.tensor(len(tokens)).double(), gate.sum(), norm.sum(), (gate * norm).sum(), (gate * norm).square().sum()]
+            )
             sums = torch.stack([found[f"layers.{index}.experts.{name}"][expert] for name in names])
             torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-4)
 

@@ -14,13 +14,14 @@ SUMS = Statistics(
         "layers.0.experts.gate_sum": torch.tensor([1.0, 0.9, 0.0, 1.5]),
         "layers.0.experts.norm_sum": torch.tensor([16.0, 9.0, 0.0, 2.0]),
         "layers.0.experts.gated_norm_sum": torch.tensor([2.0, 8.1, 0.0, 1.6]),
+        "layers.0.experts.gated_square_sum": torch.tensor([1.0, 64.0, 0.0, 2.25]),
     }
 )
 
 
 def test_each_criterion_reads_its_sums():
     expected = {
-        "contribution": [2.0, 8.1, 0.0, 1.6],
+        "contribution": [1.0, 8.0, 0.0, 1.5],
         "reap": [0.25, 8.1, 0.0, 0.8],  # an expert that no token reaches is worth nothing, not undefined
         "gate": [1.0, 0.9, 0.0, 1.5],
         "frequency": [8.0, 1.0, 0.0, 2.0],
