@@ -92,12 +92,22 @@ def _pictures(args: argparse.Namespace, values: Params, planned: Plan | None, me
     models = {"parent": sizes.bytes_by_part(args.base), "tuned": sizes.bytes_by_part(args.finetuned)}
     if metrics["export"]:
         models["file"] = sizes.bytes_of_groups(metrics["export"]["bytes_by_group"])
+    statistics = Statistics(read_arrays(args.stats))
+    experts = [
+        statistics.experts(index, "gated_square_sum") for index in range(statistics.num_layers) if statistics.num_experts(index)
+    ]
     thresholds = (values.threshold, values.embedding_threshold) if planned is None else (None, None)
     return [
         figures.plan(artifacts.read_csv(args.metrics / "plots" / "plan.csv")),
-        figures.neuron_magnitudes(Statistics(read_arrays(args.stats)).mean_abs_by_layer(), thresholds[0]),
+        figures.expert_contributions(experts)
+        if experts
+        else figures.neuron_magnitudes(statistics.mean_abs_by_layer(), thresholds[0]),
         figures.token_frequencies(counts, thresholds[1], None if planned is None else planned.num_counted_tokens),
-        figures.layer_widths([int(row["width"]) for row in widths], [int(row["parent_width"]) for row in widths]),
+        figures.layer_widths(
+            [int(row["width"]) for row in widths],
+            [int(row["parent_width"]) for row in widths],
+            "experts" if experts else "MLP neurons",
+        ),
         figures.recovery(
             [int(row["tokens"]) for row in curve],
             [float(row["validation_bits_per_byte"]) for row in curve],

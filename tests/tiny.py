@@ -135,6 +135,30 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere2": {"num_key_value_heads": 2, "logit_scale": 0.4, "sliding_window": 12, "layer_types": ONE_FULL},
 }
 
+# The same of every mixture: nine experts, three a token. An expert's rows must be of 16 bytes each, hence the 24.
+EXPERTS = {"num_experts": 9, "num_experts_per_tok": 3, "num_key_value_heads": 2, "moe_intermediate_size": 24}
+MIXTURES: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {**EXPERTS, "head_dim": 14, "norm_topk_prob": True},
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 34},
+    "olmoe": {**EXPERTS, "num_key_value_heads": 4, "intermediate_size": 24},
+    "flex_olmo": {**EXPERTS, "num_key_value_heads": 4, "intermediate_size": 24},
+    "mixtral": {**EXPERTS, "num_local_experts": 9, "intermediate_size": 24, "sliding_window": 12},
+    "phimoe": {**EXPERTS, "num_local_experts": 9, "num_experts_per_tok": 2, "intermediate_size": 24, "sliding_window": 12},
+    "glm4_moe": {**EXPERTS, "n_routed_experts": 9, "first_k_dense_replace": 0, "n_shared_experts": 2},
+    "gpt_oss": {**EXPERTS, "num_local_experts": 9, "intermediate_size": 24, "head_dim": 10, "sliding_window": 12},
+}
+MIXTURE_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{family: (family, {}) for family in MIXTURES},
+    "qwen3_moe tied, a layer dense": ("qwen3_moe", {"mlp_only_layers": [1], "tie_word_embeddings": True}),
+    "qwen2_moe tied, gates summing to one": ("qwen2_moe", {"norm_topk_prob": True, "tie_word_embeddings": True}),
+    "olmoe, gates summing to one": ("olmoe", {"norm_topk_prob": True}),
+    "phimoe untied": ("phimoe", {"tie_word_embeddings": False, "lm_head_bias": True}),
+    "glm4_moe in groups, the first layer dense": (
+        "glm4_moe",
+        {"n_routed_experts": 12, "n_group": 3, "topk_group": 2, "first_k_dense_replace": 1},
+    ),
+}
+
 # Rows of the embedding beyond the tokenizer's tokens, as the families pad them.
 PADDING_ROWS = {"phi": 21, "gpt_neox": 5}
 
@@ -214,7 +238,7 @@ LAYOUTS = {
 
 
 def config(family: str, vocab_size: int, **changes: Any) -> PreTrainedConfig:
-    """Three odd-sized layers of a family of :data:`FAMILIES`, with ``changes``."""
+    """Three odd-sized layers of a family of :data:`FAMILIES` or :data:`MIXTURES`, with ``changes``."""
     values = {
         "vocab_size": vocab_size,
         "hidden_size": 40,
@@ -225,7 +249,7 @@ def config(family: str, vocab_size: int, **changes: Any) -> PreTrainedConfig:
         "bos_token_id": 1,
         "eos_token_id": 2,
         "pad_token_id": 2,
-        **FAMILIES[family],
+        **(FAMILIES | MIXTURES)[family],
         **changes,
     }
     return AutoConfig.for_model(family, **values)

@@ -48,6 +48,8 @@ def _widths(config: PreTrainedConfig, shapes: Shapes) -> int | list[int]:
     spec = spec_for(config.model_type)
     if getattr(config, "intermediate_sizes", None) is not None:
         return list(config.intermediate_sizes)
+    if not spec.mlp_out:  # of an expert, where the family has no dense layer of another width
+        return int(config.intermediate_size)
     return shapes[f"{spec.layer(0, spec.mlp_out)}.weight"][spec.input_axis]
 
 

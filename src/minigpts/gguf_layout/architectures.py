@@ -62,6 +62,31 @@ DECI = replace(LLAMA, name="deci")  # Llama with a width for each layer
 QWEN2 = GgufArchitecture("qwen2", activation=("hidden_act", SILU))
 QWEN3 = replace(QWEN2, name="qwen3", expected={"attention_bias": (False,)})
 
+# Mixtures of experts: whether the gates of the chosen experts sum to one is llama.cpp's own for each, and each layer is one.
+MIXTRAL = replace(LLAMA, keys={"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"})
+QWEN3_MOE = replace(
+    QWEN3,
+    name="qwen3moe",
+    keys={
+        "expert_count": "num_experts",
+        "expert_used_count": "num_experts_per_tok",
+        "expert_feed_forward_length": "moe_intermediate_size",
+    },
+    expected={**QWEN3.expected, "norm_topk_prob": (True,), "mlp_only_layers": ([],), "decoder_sparse_step": (1,)},
+)
+QWEN2_MOE = replace(
+    QWEN3_MOE,
+    name="qwen2moe",
+    keys={**QWEN3_MOE.keys, "expert_shared_feed_forward_length": "shared_expert_intermediate_size"},
+    expected={"norm_topk_prob": (False,), "mlp_only_layers": ([],), "decoder_sparse_step": (1,)},
+)
+OLMOE = replace(
+    QWEN2,
+    name="olmoe",
+    keys={"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"},
+    expected={"norm_topk_prob": (False,), "clip_qkv": (None,)},
+)
+
 GEMMA2 = GgufArchitecture(
     "gemma2",
     activation=("hidden_activation", GELU),
@@ -217,6 +242,10 @@ ARCHITECTURES = {
     "granite": GRANITE,
     "cohere": COMMAND_R,
     "cohere2": COHERE2,
+    "mixtral": MIXTRAL,
+    "qwen3_moe": QWEN3_MOE,
+    "qwen2_moe": QWEN2_MOE,
+    "olmoe": OLMOE,
 }
 # Families that have a second architecture for MLP widths that differ between layers.
 UNEVEN = {"llama": DECI, "mistral": DECI, "qwen2": DECI}

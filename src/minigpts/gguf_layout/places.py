@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     import numpy
     from transformers import PreTrainedConfig
 
-STACKED = ".norms."  # StableLM's norms of single heads, that are rows of one tensor in the file
+# StableLM's norms of single heads, and the experts of a mixture, are rows of one tensor in the file.
+STACKED = re.compile(r"(.*\.(?:norms|experts))\.(\d+)(.*)")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def places(architecture: GgufArchitecture, config: PreTrainedConfig, shapes: Sha
     found = {}
     for name, shape in shapes.items():
         module, _, suffix = name.rpartition(".")
-        stack, _, index = module.partition(STACKED)
+        numbered = STACKED.fullmatch(module)
+        stack = module if numbered is None else numbered[1].removesuffix(".norms") + numbered[3]
         stored = names.get_name(stack)
         if stored is None:
             raise UserError(f"export: llama.cpp's {architecture.name} has no place for {name}; set export.formats: []")
@@ -57,10 +61,15 @@ def places(architecture: GgufArchitecture, config: PreTrainedConfig, shapes: Sha
             _row_order(architecture, config, below, shape[0]),
             transposed,
             1.0 if architecture.norms_plus_one and len(shape) == 1 and suffix == "weight" else 0.0,
-            (int(index), sum(other.startswith(f"{stack}{STACKED}") for other in shapes)) if index else None,
+            None if numbered is None else (int(numbered[2]), _number(numbered, suffix, shapes)),
             _copy(architecture, config, spec, module),
         )
     return dict(sorted(found.items(), key=lambda entry: _file_order(entry[1].name)))
+
+
+def _number(numbered: re.Match[str], suffix: str, shapes: Shapes) -> int:
+    """How many tensors lie in one with this one."""
+    return next(n for n in itertools.count() if f"{numbered[1]}.{n}{numbered[3]}.{suffix}" not in shapes)
 
 
 def _file_order(name: str) -> tuple[int, int, str]:

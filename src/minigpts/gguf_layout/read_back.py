@@ -68,11 +68,10 @@ def values(path: Path, stored: Mapping[str, ReaderTensor], place: Place) -> np.n
         raise UserError(f"{path}: no tensor '{place.name}'; the file is of another model")
     tensor = stored[place.name]
     try:
-        found: np.ndarray = np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+        data = tensor.data if place.stacked is None else tensor.data[place.stacked[0]]
+        found: np.ndarray = np.array(dequantize(data, tensor.tensor_type), dtype=np.float32)
     except NotImplementedError:
         raise UserError(f"{path}: tensor '{tensor.name}' is {tensor.tensor_type.name}, which gguf can't dequantize") from None
-    if place.stacked is not None:
-        found = found[place.stacked[0]]
     if found.shape != place.shape:
         raise UserError(f"{path}: tensor '{place.name}' is {found.shape}, expected {place.shape}; the file is of another model")
     if place.row_order is not None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigpts import artifacts
 from minigpts.errors import UserError, blaming
+from minigpts.model import experts
 from minigpts.model.config_facts import facts_of
 from minigpts.model.families import spec_for
 from minigpts.model.transformers4 import both_spellings
@@ -102,12 +103,24 @@ def load_model(directory: Path, dtype: torch.dtype, weights: Iterable[tuple[str,
 
 
 def set_tensor(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
-    """Make ``tensor`` the parameter or buffer of ``model`` that the weights file calls ``name``, without copying it."""
-    module, _, attribute = name.rpartition(".")
+    """Make ``tensor`` the parameter or buffer of ``model`` that the weights file calls ``name``, without copying it, or one
+    expert's part of it."""
+    import torch
+
     spec = spec_for(model.config.model_type)
+    before, below = experts.split_name(spec, name)
+    part = experts.Part(below) if spec.experts is None or not before else experts.part_of(spec.experts, below)
+    module, _, attribute = (before + part.name).rpartition(".")
     if module == spec.stored_lm_head:
         module = spec.lm_head
-    model.get_submodule(module).load_state_dict({attribute: tensor}, strict=False, assign=True)
+    owner = model.get_submodule(module)
+    if part.expert is None:
+        owner.load_state_dict({attribute: tensor}, strict=False, assign=True)
+        return
+    whole = owner.get_parameter(attribute)
+    if whole.is_meta:
+        owner.load_state_dict({attribute: torch.empty_like(whole, device="cpu", dtype=tensor.dtype)}, strict=False, assign=True)
+    part.of(owner.get_parameter(attribute).detach()).copy_(tensor)
 
 
 def stored_shapes(config: PreTrainedConfig) -> Shapes:
@@ -120,8 +133,9 @@ def _shapes(model: PreTrainedModel) -> Shapes:
 
 
 def _untied(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The state dict as it is stored: a tied lm_head left out, another by the name it has in the file."""
-    weights, spec = dict(model.state_dict()), spec_for(model.config.model_type)
+    """The state dict as it is stored: a tied lm_head left out, another and the experts by the names they have in the file."""
+    spec = spec_for(model.config.model_type)
+    weights = experts.as_stored(model.state_dict(), spec)
     head = weights.pop(f"{spec.lm_head}.weight", None)
     if head is not None and not model.config.tie_word_embeddings:
         weights[f"{spec.stored_lm_head}.weight"] = head

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from minigpts.errors import UserError
-from minigpts.model.spec import ArchitectureSpec
+from minigpts.model.spec import ArchitectureSpec, Experts
 
 # Llama and what is built like it: SmolLM2, Sheared-LLaMA, TinyLlama. Mistral differs in its attention window alone.
 LLAMA = ArchitectureSpec(
@@ -145,12 +145,54 @@ HYPERCLOVAX = replace(LLAMA, model_type="hyperclovax", logit_scale_field="logits
 COHERE = replace(MISTRAL, model_type="cohere", head_switches=("use_qk_norm",), logit_scale_field="logit_scale")
 COHERE2 = replace(COHERE, model_type="cohere2", attention_in=(), layer_lists=("layer_types",))
 
-_ALL = (
+# Mixtures of experts. OLMoE's norms span all heads.
+QWEN3_MOE = replace(
+    QWEN3, model_type="qwen3_moe", mlp_in=(), mlp_out="", experts=Experts(), layer_lists=(), depth_switches=("mlp_only_layers",)
+)
+QWEN2_MOE = replace(QWEN3_MOE, model_type="qwen2_moe", layer_lists=("layer_types",))
+OLMOE = replace(QWEN3_MOE, model_type="olmoe", attention_in=(), depth_switches=())
+FLEX_OLMO = replace(OLMOE, model_type="flex_olmo")
+MIXTRAL = replace(
+    QWEN3_MOE,
+    model_type="mixtral",
+    depth_switches=(),
+    experts=Experts(number_field="num_local_experts", stored=("w1", "w3", "w2"), older_names={"mlp.": "block_sparse_moe."}),
+)
+PHIMOE = replace(
+    MIXTRAL,
+    model_type="phimoe",
+    experts=Experts(
+        router=("mlp.router.weight",),
+        number_field="num_local_experts",
+        stored=("w1", "w3", "w2"),
+        older_names={"mlp.router.": "block_sparse_moe.gate.", "mlp.": "block_sparse_moe."},
+    ),
+)
+GLM4_MOE = replace(
+    QWEN3_MOE,
+    model_type="glm4_moe",
+    depth_switches=("first_k_dense_replace",),
+    experts=Experts(
+        router=("mlp.gate.weight", "mlp.gate.e_score_correction_bias"),
+        number_field="n_routed_experts",
+        groups_field="n_group",
+    ),
+)
+GPT_OSS = replace(
+    OLMOE,
+    model_type="gpt_oss",
+    layer_lists=("layer_types",),
+    experts=Experts(router=("mlp.router.weight", "mlp.router.bias"), number_field="num_local_experts", stored=None),
+)
+
+_DENSE = (
     *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI, PHI3, STABLELM, OPT, GPT2, GPT_NEOX),
     *(SMOLLM3, CWM, SEED_OSS, INTERNLM3, IQUESTCODER, OLMO, ERNIE4_5, HUNYUAN, MINISTRAL3, GEMMA, MINISTRAL, EXAONE4, VAULTGEMMA),
     *(ARCEE, NEMOTRON, JAIS2, GLM, GLM4, STARCODER2, NANOCHAT, GPT_BIGCODE, PERSIMMON, OLMO2, OLMO3, HELIUM, DOGE),
     *(GRANITE, GRANITE_SWA, HYPERCLOVAX, COHERE, COHERE2),
 )
+_MIXTURES = (QWEN3_MOE, QWEN2_MOE, OLMOE, FLEX_OLMO, MIXTRAL, PHIMOE, GLM4_MOE, GPT_OSS)
+_ALL = (*_DENSE, *_MIXTURES)
 SPECS = {spec.model_type: spec for spec in _ALL}
 
 

@@ -11,6 +11,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Where a mixture keeps its experts. Names are relative to a layer; a layer without them is a dense one.
+
+    The module is called with (hidden states, indices, gates), and its parameters have the experts as their first axis: so
+    transformers 5 does it in every family, whatever the weights file looks like.
+    """
+
+    module: str = "mlp.experts"
+    router: tuple[str, ...] = ("mlp.gate.weight",)  # tensors outside the module that have an axis of experts
+    number_field: str = "num_experts"  # config field
+    top_k_field: str = "num_experts_per_tok"  # config field of how many a token is routed to
+    groups_field: str | None = None  # config field of the number of groups that a token chooses among first
+    # The linear layers of one expert (gate, up, down), where the weights file has a module for each; None: as in the model.
+    stored: tuple[str, str, str] | None = ("gate_proj", "up_proj", "down_proj")
+    # What the weights file calls a tensor, or a module, by the beginning of its name in the model.
+    older_names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ArchitectureSpec:
     """Names in one family of decoder-only models, as stock transformers spells them.
 
@@ -24,11 +43,12 @@ class ArchitectureSpec:
     embedding: str  # the token embedding; weight (vocab_size, hidden_size)
     lm_head: str  # the output projection; weight (vocab_size, hidden_size), tied to the embedding or not
     mlp_in: tuple[str, ...]  # linear layers whose *outputs* are the MLP neurons: gate and up, a fused pair, or one alone
-    mlp_out: str  # the linear layer whose *inputs* are the MLP neurons: the activation that is profiled
+    mlp_out: str  # the linear layer whose *inputs* are the MLP neurons: the activation that is profiled; "": experts instead
     attention_out: str  # the linear layer that reads the concatenated heads
     # Linear layers that make queries, keys and values: three, or one whose outputs are [query | key | value]. Empty where the
     # stock class derives head_dim from hidden_size, so that no head can go.
     attention_in: tuple[str, ...] = ()
+    experts: Experts | None = None  # of a mixture
     mlp_in_blocks: int = 1  # 2: one fused layer, whose outputs are [gate | up]
     transposed: bool = False  # linear layers are Conv1D: weights are (in_features, out_features), not (out, in)
     width_field: str = "intermediate_size"  # config field of the MLP width

@@ -47,9 +47,10 @@ def taylor_sums(model: PreTrainedModel, spec: ArchitectureSpec, tokens: Tensor) 
     """Run packed ``tokens`` (sequences, length) forwards and backwards and give the Taylor sums by name. Every label counts."""
     sums = {}
     for index in range(model.config.num_hidden_layers):
-        mlp_out, attention_out = (model.get_submodule(spec.layer(index, name)) for name in (spec.mlp_out, spec.attention_out))
-        width = mlp_out.weight.shape[spec.input_axis]
-        sums[mlp_name(index, "taylor_sum")] = TaylorSums(width, mlp_out)
+        if spec.mlp_out:
+            mlp_out = model.get_submodule(spec.layer(index, spec.mlp_out))
+            sums[mlp_name(index, "taylor_sum")] = TaylorSums(mlp_out.weight.shape[spec.input_axis], mlp_out)
+        attention_out = model.get_submodule(spec.layer(index, spec.attention_out))
         sums[heads_name(index, "taylor_sum")] = TaylorSums(model.config.num_attention_heads, attention_out)
     bar = tqdm(total=tokens.numel(), desc="gradients", unit="token")
     try:

@@ -1,4 +1,4 @@
-"""Sufficient statistics of MLP neurons, attention heads, whole layers and, where asked, every linear layer, by forward hooks.
+"""Sufficient statistics of MLP neurons, experts, attention heads, whole layers and, where asked, every linear layer, by hooks.
 
 What is summed, and under which names, is told in :mod:`minigpts.profiling.statistics`. Calibration text is packed, so there is
 no padding that could count.
@@ -16,7 +16,16 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from minigpts.model.spec import ArchitectureSpec
-from minigpts.profiling.statistics import COUNT, LinearSum, cosine_name, heads_name, linear_name, mlp_name
+from minigpts.profiling.statistics import (
+    COUNT,
+    ExpertSum,
+    LinearSum,
+    cosine_name,
+    experts_name,
+    heads_name,
+    linear_name,
+    mlp_name,
+)
 
 # Tokens that go through the model at once: as many sequences as fit, one at least. Fixed, because the last bits of a matrix
 # product depend on its shape: so neither the machine nor runtime.batch_tokens shows in the statistics. On one CPU core 512 are
@@ -65,6 +74,32 @@ class NeuronSums:
         return {**sums, mlp_name(index, "square_sum"): square_sum}
 
 
+class ExpertSums:
+    """Tokens routed to each expert, and over them Σg, Σ‖e‖, Σg‖e‖ and Σ(g‖e‖)² of its gate g and its own output e."""
+
+    KEPT: tuple[ExpertSum, ...] = ("routed", "gate_sum", "norm_sum", "gated_norm_sum", "gated_square_sum")
+
+    def __init__(self, num_experts: int, device: torch.device) -> None:
+        """Nothing was seen."""
+        self.totals = torch.zeros(len(self.KEPT), num_experts, dtype=torch.float64, device=device)
+
+    def update(self, module: nn.Module, hidden: Tensor, chosen: Tensor, gates: Tensor) -> None:
+        """Add what an experts module was called with: hidden states (tokens, hidden_size), the experts chosen for each token
+        and their gates, (tokens, top_k) both."""
+        for choice in range(chosen.shape[1]):
+            # The module's own forward with one expert a token and a gate of one gives that expert's output.
+            index, gate = chosen[:, choice : choice + 1], gates[:, choice].double()
+            output = module.forward(hidden, index, torch.ones_like(index, dtype=gates.dtype))
+            norm = torch.linalg.vector_norm(output.float(), dim=-1).double()
+            self.totals.index_add_(
+                1, index[:, 0], torch.stack([torch.ones_like(gate), gate, norm, gate * norm, (gate * norm) ** 2])
+            )
+
+    def statistics(self, index: int) -> dict[str, Tensor]:
+        """The sums of layer ``index`` by name, float64 (num_experts,) each."""
+        return {experts_name(index, of): total for of, total in zip(self.KEPT, self.totals, strict=True)}
+
+
 def as_rows(values: Tensor) -> Tensor:
     """(..., features) as float32 (tokens, features)."""
     return values.reshape(-1, values.shape[-1]).float()
@@ -86,6 +121,7 @@ class Recorder:
         """Register the hooks on ``model``."""
         self.count = 0
         self.neurons: dict[int, NeuronSums] = {}
+        self.experts: dict[int, ExpertSums] = {}
         self.head_sums: dict[int, Tensor] = {}  # Σ‖o‖², (num_heads,)
         self.cosine_sums: dict[int, Tensor] = {}
         self.linears: dict[str, Tensor] = {}
@@ -93,14 +129,17 @@ class Recorder:
         self.handles = []
         layers = cast(nn.ModuleList, model.get_submodule(spec.layers))
         for index, layer in enumerate(layers):
-            mlp_out = model.get_submodule(spec.layer(index, spec.mlp_out))
+            if spec.mlp_out:
+                mlp_out = model.get_submodule(spec.layer(index, spec.mlp_out))
+                self.handles.append(mlp_out.register_forward_pre_hook(self._neuron_hook(index)))
+            if spec.experts is not None and (experts := dict(layer.named_modules()).get(spec.experts.module)) is not None:
+                self.handles.append(experts.register_forward_pre_hook(self._expert_hook(index)))
             attention_out = model.get_submodule(spec.layer(index, spec.attention_out))
-            self.handles.append(mlp_out.register_forward_pre_hook(self._neuron_hook(index)))
             self.handles.append(attention_out.register_forward_pre_hook(self._head_hook(index)))
             self.handles.append(layer.register_forward_hook(self._block_hook(index), with_kwargs=True))
         if all_linear:
             for name, module in layers.named_modules(prefix=spec.layers):
-                if isinstance(module, nn.Linear | Conv1D):
+                if type(module) in (nn.Linear, Conv1D):  # a router that is one, too, gives more than a tensor
                     self.handles.append(module.register_forward_hook(self._linear_hook(name)))
 
     def _neuron_hook(self, index: int):  # type: ignore[no-untyped-def]
@@ -109,8 +148,14 @@ class Recorder:
             if index not in self.neurons:
                 self.neurons[index] = NeuronSums(rows.shape[1], rows.device)
             self.neurons[index].update(rows)
-            if index == 0:  # every layer sees the same tokens
-                self.count += len(rows)
+
+        return hook
+
+    def _expert_hook(self, index: int):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if index not in self.experts:
+                self.experts[index] = ExpertSums(module.num_experts, inputs[0].device)  # type: ignore[arg-type]
+            self.experts[index].update(module, *inputs)
 
         return hook
 
@@ -119,6 +164,8 @@ class Recorder:
             heads = as_rows(inputs[0]).unflatten(1, (self.num_heads, -1))  # (tokens, num_heads, head_dim)
             squares = torch.linalg.vector_norm(heads, dim=-1).square_().sum(0, dtype=torch.float64)
             self.head_sums[index] = self.head_sums.get(index, 0) + squares
+            if index == 0:  # every layer sees the same tokens
+                self.count += len(heads)
 
         return hook
 
@@ -144,9 +191,11 @@ class Recorder:
     def statistics(self) -> dict[str, Tensor]:
         """Everything gathered so far, on the CPU, by name."""
         found = {COUNT: torch.tensor(self.count)}
-        for index, neurons in self.neurons.items():
-            found |= neurons.statistics(index)
-            found[heads_name(index, "square_sum")] = self.head_sums[index]
+        for units in (self.neurons, self.experts):
+            for index, sums in units.items():
+                found |= sums.statistics(index)
+        for index, square_sum in self.head_sums.items():
+            found[heads_name(index, "square_sum")] = square_sum
             found[cosine_name(index)] = self.cosine_sums[index]
         return {name: tensor.cpu() for name, tensor in (found | self.linears).items()}
 

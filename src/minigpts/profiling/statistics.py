@@ -7,11 +7,15 @@ Sums over the calibration tokens are stored, not scores, so that a new criterion
   reads, float64 (intermediate_size,);
 * ``layers.{i}.heads.square_sum``: Σ‖o‖² of each head's output o, float64 (num_attention_heads,);
 * ``layers.{i}.block.cosine_sum``: Σ cos(hidden state into the layer, hidden state out of it), float64 scalar;
+* ``layers.{i}.experts.routed``, ``.gate_sum``, ``.norm_sum``, ``.gated_norm_sum``, ``.gated_square_sum``: the number of tokens
+  routed to each expert, and over them Σg, Σ‖e‖, Σg‖e‖ and Σ(g‖e‖)² of its gate g and its output e, float64 (num_experts,);
 * ``linear.{module}.input_abs_sum``, ``.output_abs_sum``, ``.output_minus_bias_abs_sum``: Σ|x|, Σ|y|, Σ|y − b| of a linear
   layer, float64, for the paper's linear rule, where asked for;
 * ``gradient_count``: tokens that also went backwards, int64 scalar, and, where there are any, of each layer
 * ``layers.{i}.mlp.taylor_sum``: Σ (∂L/∂a · a)², nats², float64 (intermediate_size,);
 * ``layers.{i}.heads.taylor_sum``: Σ (Σ_c ∂L/∂o_c · o_c)² over a head's channels c, nats², float64 (num_attention_heads,).
+
+A layer of a mixture has the sums of an MLP only where there is one beside its experts.
 
 No torch here: the arrays are whatever the file was read as, torch's or numpy's.
 """
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 Array = TypeVar("Array", "torch.Tensor", "numpy.ndarray")
 
 LinearSum = Literal["input", "output", "output_minus_bias"]
+ExpertSum = Literal["routed", "gate_sum", "norm_sum", "gated_norm_sum", "gated_square_sum"]
 
 COUNT, GRADIENT_COUNT = "count", "gradient_count"
 LINEAR_SUMS: tuple[LinearSum, ...] = ("input", "output", "output_minus_bias")
@@ -42,6 +47,11 @@ def mlp_name(index: int, of: Literal["abs_sum", "sum", "square_sum", "taylor_sum
 def heads_name(index: int, of: Literal["square_sum", "taylor_sum"]) -> str:
     """The name of a sum over the head outputs of layer ``index``."""
     return f"layers.{index}.heads.{of}"
+
+
+def experts_name(index: int, of: ExpertSum) -> str:
+    """The name of a sum over the experts of layer ``index``."""
+    return f"layers.{index}.experts.{of}"
 
 
 def cosine_name(index: int) -> str:
@@ -73,11 +83,15 @@ class Statistics(Generic[Array]):
     @property
     def num_layers(self) -> int:
         """Layers that were profiled."""
-        return sum(name.endswith(".mlp.abs_sum") for name in self.sums)
+        return sum(name.endswith(".block.cosine_sum") for name in self.sums)
 
     def width(self, index: int) -> int:
-        """MLP neurons of a layer."""
-        return len(self.sums[mlp_name(index, "abs_sum")])
+        """MLP neurons of a layer; 0 where it has experts alone."""
+        return len(self.sums.get(mlp_name(index, "abs_sum"), ()))
+
+    def num_experts(self, index: int) -> int:
+        """Experts of a layer; 0 of a dense one."""
+        return len(self.sums.get(experts_name(index, "routed"), ()))
 
     def num_heads(self, index: int) -> int:
         """Attention heads of a layer."""
@@ -88,8 +102,8 @@ class Statistics(Generic[Array]):
         return self.sums[mlp_name(index, "abs_sum")] / self.count
 
     def mean_abs_by_layer(self) -> list[Array]:
-        """The same of every layer, in order."""
-        return [self.mean_abs(index) for index in range(self.num_layers)]
+        """The same of every layer, in order; of none where the layers have experts instead."""
+        return [self.mean_abs(index) for index in range(sum(name.endswith(".mlp.abs_sum") for name in self.sums))]
 
     def mean(self, index: int) -> Array:
         """E a of every neuron. (I,)"""
@@ -111,6 +125,10 @@ class Statistics(Generic[Array]):
     def heads_taylor(self, index: int) -> Array | None:
         """Σ (Σ_c ∂L/∂o_c · o_c)² of every head, nats²; None where the profile took no gradients. (num_heads,)"""
         return self.sums.get(heads_name(index, "taylor_sum"))
+
+    def experts(self, index: int, of: ExpertSum) -> Array:
+        """A sum of every expert. (num_experts,)"""
+        return self.sums[experts_name(index, of)]
 
     def block_influence(self, index: int) -> Array:
         """1 − E cos(hidden state into the layer, out of it): ShortGPT's block influence (arXiv 2403.03853). Scalar in [0, 2]."""

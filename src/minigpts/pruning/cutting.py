@@ -13,13 +13,14 @@ from torch import Tensor
 
 from minigpts.errors import UserError
 from minigpts.model import checkpoint, packing
+from minigpts.model.experts import has_experts, part_of
 from minigpts.model.families import spec_for
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import NamedTensors, StoredWeights, num_parameters, read_tensors
 from minigpts.profiling.statistics import Statistics
-from minigpts.pruning import heads, layers, linear, neurons, refit
+from minigpts.pruning import experts, heads, layers, linear, neurons, refit
 from minigpts.pruning.allocation import below_threshold, keep_highest
-from minigpts.pruning.params import ByPlan, ByThreshold, Decision
+from minigpts.pruning.params import ByPlan, ByThreshold, Decision, Params
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
 
 if TYPE_CHECKING:
@@ -42,9 +43,17 @@ class Parent:
         if found.num_layers != num_layers:
             raise UserError("the activation statistics don't fit this model's layers; run profile_activations again")
         for index in range(num_layers):
-            width = self.stored.shapes[f"{self.spec.layer(index, self.spec.mlp_out)}.weight"][self.spec.input_axis]
-            if (found.width(index), found.num_heads(index)) != (width, num_heads):
+            expected = (self._width(index), num_heads, self._num_experts(index))
+            if (found.width(index), found.num_heads(index), found.num_experts(index)) != expected:
                 raise UserError(f"the activation statistics don't fit layer {index} of this model; run profile_activations again")
+
+    def _width(self, index: int) -> int:
+        spec = self.spec
+        return self.stored.shapes[f"{spec.layer(index, spec.mlp_out)}.weight"][spec.input_axis] if spec.mlp_out else 0
+
+    def _num_experts(self, index: int) -> int:
+        field = self.spec.experts.number_field if self.spec.experts and has_experts(self.spec, self.stored.shapes, index) else None
+        return 0 if field is None else getattr(self.config, field)
 
     @classmethod
     def load(cls, folder: Path, statistics: Path) -> Parent:
@@ -63,6 +72,7 @@ class Cut:
     attention: AttentionShape  # the parent's
     neurons: neurons.NeuronScores
     group_scores: list[Tensor] | None  # (num_key_value_heads,); None where no head is removed
+    expert_scores: list[Tensor] | None  # (num_experts,), () in a dense layer; None of a model without experts
     layer_scores: Tensor  # (num_hidden_layers,)
     marked: Mapping[str, linear.LinearMarks]  # what the paper's linear rule removes or zeroes, where it was asked for
 
@@ -71,6 +81,7 @@ def choose(parent: Parent, decision: Decision) -> Cut:
     """Choose layers first, then the neurons and the key/value groups that the remaining layers keep. Raises UserError for what
     can't be removed."""
     stored, spec, statistics, settings = parent.stored, parent.spec, parent.statistics, decision.params
+    require_possible(parent.config, spec, settings)
     num_layers, attention = parent.config.num_hidden_layers, AttentionShape.of(parent.config)
     layer_scores = layers.scores(statistics)
     kept_layers = layers.kept(layer_scores, decision.num_removed_layers)
@@ -94,8 +105,28 @@ def choose(parent: Parent, decision: Decision) -> Cut:
         heads.require_removable(spec, attention, decision.num_removed_groups)
         group_scores = heads.scores(stored, spec, attention, statistics, settings.criterion)
         groups = keep_highest(group_scores, [attention.num_groups - decision.num_removed_groups] * num_layers)
-    cuts = [LayerCut(index, keep, groups[index]) for index, keep in zip(kept_layers, kept, strict=True)]
-    return Cut(decision, cuts, attention, found, group_scores, layer_scores, marked)
+    expert_scores, kept_experts = None, [torch.empty(0, dtype=torch.int64)] * num_layers
+    if spec.experts is not None:
+        num_groups = experts.num_groups(parent.config, spec)
+        expert_scores = experts.scores(statistics, settings.expert_criterion, settings.seed)
+        kept_experts = [
+            experts.kept(layer, settings.experts, num_groups) if len(layer) else layer.long() for layer in expert_scores
+        ]
+    cuts = [LayerCut(index, keep, groups[index], kept_experts[index]) for index, keep in zip(kept_layers, kept, strict=True)]
+    return Cut(decision, cuts, attention, found, group_scores, expert_scores, layer_scores, marked)
+
+
+def require_possible(config: PreTrainedConfig, spec: ArchitectureSpec, settings: Params) -> None:
+    """Raise a UserError for params that ask of a model what it can't lose."""
+    experts.require_removable(config, spec, settings.experts)
+    if not spec.mlp_out and settings.refit == "bias":
+        raise UserError(
+            f"params.yaml: prune_neurons.refit 'bias' needs MLP neurons, and {spec.model_type} models have experts instead"
+        )
+    if not spec.mlp_out and settings.linear_threshold is not None:
+        raise UserError(
+            f"params.yaml: prune_neurons.linear_threshold must be null: the paper's rule knows no {spec.model_type} experts"
+        )
 
 
 def child(parent: Parent, cut: Cut, texts: Sequence[str], where: torch.device) -> tuple[PreTrainedConfig, NamedTensors]:
@@ -105,12 +136,12 @@ def child(parent: Parent, cut: Cut, texts: Sequence[str], where: torch.device) -
     """
     settings = cut.decision.params
     config = shrunk_config(parent.config, parent.spec, cut, with_biases=settings.refit == "bias")
-    if settings.refit == "least_squares":
+    if settings.refit == "least_squares" and (parent.spec.mlp_out or cut.decision.num_removed_groups):
         tokens = _packed(parent, texts, settings.sequence_length).to(where)
         changed = refit.least_squares(parent.stored, parent.config, config, parent.spec, cut.layers, cut.attention, tokens)
     else:
         changed = sliced(parent, cut)
-    return config, named(parent.stored, parent.spec, changed)
+    return config, named(parent.stored, parent.spec, cut.layers, changed)
 
 
 def _packed(parent: Parent, texts: Sequence[str], length: int) -> Tensor:
@@ -128,6 +159,7 @@ def shrunk_config(parent: PreTrainedConfig, spec: ArchitectureSpec, cut: Cut, *,
     heads.set_heads(config, spec, cut.attention, len(cut.layers[0].groups))
     layers.set_layers(config, spec, [layer.index for layer in cut.layers])
     neurons.set_widths(config, spec, [len(layer.neurons) for layer in cut.layers])
+    experts.set_experts(config, spec, cut.decision.params.experts)
     if with_biases and spec.mlp_bias_field is not None:
         setattr(config, spec.mlp_bias_field, True)
     return config
@@ -138,7 +170,7 @@ def sliced(parent: Parent, cut: Cut) -> Iterator[refit.ChangedLayer]:
     removed neurons folded into the output biases."""
     spec = parent.spec
     for layer in cut.layers:
-        whole = parent.stored.under(f"{spec.layers}.{layer.index}")
+        whole = _read_layer(parent.stored, spec, layer.index)
         tensors = linear.zeroed(whole, linear.of_layer(cut.marked, spec, layer.index), spec)
         if cut.decision.params.refit == "bias":
             tensors = refit.with_folded_means(tensors, spec, parent.statistics.mean(layer.index), layer.neurons)
@@ -146,13 +178,25 @@ def sliced(parent: Parent, cut: Cut) -> Iterator[refit.ChangedLayer]:
         yield layer.index, {name: tensor for name, tensor in tensors.items() if tensor is not whole.get(name)}
 
 
-def named(stored: StoredWeights, spec: ArchitectureSpec, changed: Iterable[refit.ChangedLayer]) -> NamedTensors:
+def _read_layer(stored: StoredWeights, spec: ArchitectureSpec, index: int) -> dict[str, Tensor]:
+    """The tensors of a layer. Those of single experts stay where they are stored, since a cut only numbers them anew."""
+    prefix = spec.layer(index, "")
+    names = [name.removeprefix(prefix) for name in stored if name.startswith(prefix)]
+    apart = {name for name in names if spec.experts is not None and part_of(spec.experts, name).expert is not None}
+    return {name: stored.entries[prefix + name] if name in apart else stored[prefix + name] for name in names}  # type: ignore[misc]
+
+
+def named(
+    stored: StoredWeights, spec: ArchitectureSpec, cuts: Sequence[LayerCut], changed: Iterable[refit.ChangedLayer]
+) -> NamedTensors:
     """The child's tensors by name, a layer at a time; what the cut doesn't change is copied from where it is stored."""
     inside = f"{spec.layers}."
     yield from ((name, entry) for name, entry in stored.entries.items() if not name.startswith(inside))
-    for position, (index, tensors) in enumerate(changed):
+    for position, (cut, (index, tensors)) in enumerate(zip(cuts, changed, strict=True)):
         prefix = spec.layer(index, "")
         kept = [name.removeprefix(prefix) for name in stored.entries if name.startswith(prefix)]
+        if spec.experts is not None and len(cut.experts):  # the last numbers are no expert's any more
+            kept = [name for name in kept if (part_of(spec.experts, name).expert or 0) < len(cut.experts)]
         yield from ((spec.layer(position, name), stored.entries[prefix + name]) for name in kept if name not in tensors)
         yield from ((spec.layer(position, name), tensor) for name, tensor in tensors.items())
 
@@ -168,7 +212,8 @@ def metrics(cut: Cut, before: StoredWeights, after: StoredWeights, spec: Archite
         **_decided_by(cut),
         "num_neurons": num_neurons,
         "num_removed_neurons": num_neurons - num_kept,
-        "removed_neurons_share": 1 - num_kept / num_neurons,
+        "removed_neurons_share": 1 - num_kept / num_neurons if num_neurons else 0.0,
+        **({} if cut.expert_scores is None else _experts(cut)),
         "num_removed_layers": len(cut.layer_scores) - len(cut.layers),
         "num_removed_key_value_heads": cut.attention.num_groups - len(cut.layers[0].groups),  # of each remaining layer
         "num_removed_parameters": num_before - num_after,
@@ -177,6 +222,12 @@ def metrics(cut: Cut, before: StoredWeights, after: StoredWeights, spec: Archite
         "min_width": min(widths),
         "max_width": max(widths),
     }
+
+
+def _experts(cut: Cut) -> dict[str, int]:
+    """Experts of each layer that is a mixture."""
+    assert cut.expert_scores is not None
+    return {"num_experts": max(map(len, cut.expert_scores)), "num_removed_experts": cut.decision.params.experts}
 
 
 def _decided_by(cut: Cut) -> dict[str, Any]:
@@ -190,7 +241,7 @@ def _decided_by(cut: Cut) -> dict[str, Any]:
         "threshold": cut.decision.threshold,
         "num_below_threshold": num_below,
         "num_candidate_neurons": num_candidates,
-        "below_threshold_share": num_below / num_candidates,
+        "below_threshold_share": num_below / num_candidates if num_candidates else 0.0,
     }
 
 

@@ -38,10 +38,13 @@ def scores(
     criterion: Criterion,
     seed: int,
 ) -> NeuronScores:
-    """Score every neuron, with one layer's weights in memory at a time.
+    """Score every neuron, with one layer's weights in memory at a time; a model whose layers have experts instead has none.
 
     Raises UserError for criterion taylor where the profile took no gradients.
     """
+    if not spec.mlp_out:
+        none = [torch.empty(0, dtype=torch.float64)] * statistics.num_layers
+        return NeuronScores(none, none, none)
     found = [CRITERIA[criterion](layer) for layer in _evidence(weights, spec, statistics, seed)]
     return NeuronScores(found, comparable(criterion, found), statistics.mean_abs_by_layer())
 
@@ -88,6 +91,8 @@ def kept_by_threshold(
 
     ``silenced`` marks neurons (bool (I,) per layer of the parent) to remove besides.
     """
+    if not any(map(len, found.scores)):
+        return [torch.empty(0, dtype=torch.int64)] * len(kept_layers)
     known = (found.scores, found.comparable, found.mean_abs)
     ranking, alike, quiet = ([values[index] for index in kept_layers] for values in known)
     sizes = [len(layer) for layer in ranking]
@@ -115,6 +120,8 @@ def widths_of_sum(
 
 def set_widths(config: PreTrainedConfig, spec: ArchitectureSpec, widths: Sequence[int]) -> None:
     """Write the MLP widths into the config: one number where all layers agree (stock classes load that), else a list."""
+    if not spec.mlp_out:
+        return
     setattr(config, spec.width_field, max(widths))
     if len(set(widths)) > 1:
         config.intermediate_sizes = list(widths)

@@ -9,6 +9,7 @@ from typing import Literal
 from minigpts.params import require
 
 Criterion = Literal["l1", "wanda", "flap", "taylor", "magnitude", "random"]
+ExpertCriterion = Literal["contribution", "reap", "gate", "frequency", "random"]
 Allocation = Literal["per_layer", "uniform", "adaptive"]
 
 
@@ -21,13 +22,16 @@ class Params:
     multiple_of: int  # widths kept are multiples of this
     refit: Literal["none", "bias", "least_squares"]  # how the output projections make up for the cut
     linear_threshold: float | None  # the paper's rule on every linear layer
+    experts: int  # experts to remove from every layer of a mixture
+    expert_criterion: ExpertCriterion  # which experts
     heads: int  # key/value groups, with their query heads, to remove from every layer
     layers: int  # whole layers to remove
     sequence_length: int  # tokens in one packed sequence of the refit
-    seed: int  # of criterion random
+    seed: int  # of criterion random, of neurons and experts
 
     def __post_init__(self) -> None:
         require(self.multiple_of >= 1, "prune_neurons.multiple_of must be ≥ 1", self.multiple_of)
+        require(self.experts >= 0, "prune_neurons.experts must be ≥ 0", self.experts)
         require(self.heads >= 0, "prune_neurons.heads must be ≥ 0", self.heads)
         require(self.layers >= 0, "prune_neurons.layers must be ≥ 0", self.layers)
         require(self.sequence_length >= 2, "prune_neurons.sequence_length must be ≥ 2", self.sequence_length)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from minigpts.errors import UserError
 from minigpts.model.device import keep_large_blocks_apart
+from minigpts.model.experts import as_in_model
 from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, hooked, layers_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
@@ -83,11 +84,11 @@ def least_squares(
     children = layers_of(child, spec)
     parent_stream, calls = first_hidden_states(parent, spec, stored, tokens)
     child_stream = list(parent_stream)
-    with filled(parents[0], stored.under(f"{spec.layers}.0"), where) as layer:
+    with filled(parents[0], as_in_model(stored.under(f"{spec.layers}.0"), spec), where) as layer:
         direct = _writes_directly(layer, spec, parent_stream[0], calls[0][0])
 
     def advance_parent(index: int, caught: Sequence[str] = ()) -> dict[str, list[Tensor]]:
-        with filled(parents[index], stored.under(f"{spec.layers}.{index}"), where) as layer:
+        with filled(parents[index], as_in_model(stored.under(f"{spec.layers}.{index}"), spec), where) as layer:
             targets = _advance_parent(layer, caught, parent_stream, [batch[index] for batch in calls], direct)
         bar.update()
         return targets
@@ -97,16 +98,18 @@ def least_squares(
             advance_parent(index)
         next_kept = [*(cut.index for cut in cuts[1:]), len(parents)]
         for empty, cut, end in zip(children, cuts, next_kept, strict=True):
-            projections = ([spec.attention_out] if len(cut.groups) < attention.num_groups else []) + [spec.mlp_out]
+            projections = [spec.attention_out] if len(cut.groups) < attention.num_groups else []
+            projections += [spec.mlp_out] if spec.mlp_out else []
             caught = [module for module in projections if module != spec.mlp_out or not direct[module]]
             targets = advance_parent(cut.index, caught)
             for index in range(cut.index + 1, end):  # layers removed behind this one
                 advance_parent(index)
-            if direct[spec.mlp_out]:
+            if spec.mlp_out and direct[spec.mlp_out]:
                 targets[spec.mlp_out] = list(parent_stream)  # where the next remaining layer begins
             layer_calls = [batch[cut.index] for batch in calls]
             tensors, changed = _sliced(stored, spec, cut, attention)
-            with filled(empty, tensors, where) as layer:
+            single = {name: tensors[name] for name in changed & (tensors.keys() - empty.state_dict().keys())}  # experts
+            with filled(empty, as_in_model(tensors, spec), where) as layer:
                 del tensors
                 for module in projections:
                     projection = cast(nn.Linear, layer.get_submodule(module))
@@ -116,9 +119,9 @@ def least_squares(
                 advance(layer, child_stream, layer_calls)
                 # What was only sliced comes back from fp32 as it was.
                 state = layer.state_dict()
-                found = {name: state[name].to("cpu", child.dtype, copy=True) for name in sorted(changed)}
+                found = {name: state[name].to("cpu", child.dtype, copy=True) for name in sorted(changed - single.keys())}
             del state
-            yield cut.index, found
+            yield cut.index, found | single
 
 
 def _sliced(
@@ -127,14 +130,16 @@ def _sliced(
     """A layer's tensors after the cut, and the names of those that it changed."""
     whole = stored.under(f"{spec.layers}.{cut.index}")
     tensors = slice_layer(whole, spec, cut, attention)
-    return tensors, {name for name, tensor in tensors.items() if tensor is not whole[name]}
+    return tensors, {name for name, tensor in tensors.items() if tensor is not whole.get(name)}
 
 
 def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, call: Call) -> dict[str, bool]:
     """Whether the layer adds what each of its projections gives to the stream as it is: not so with a norm in between.
 
-    Found out by running it, since a config may switch it (OPT).
+    Found out by running it, since a config may switch it (OPT). Beside experts, attention's is fitted to what the parent's gives.
     """
+    if not spec.mlp_out:
+        return {spec.attention_out: False}
     args, kwargs = call
     attention_out, mlp_out = (layer.get_submodule(module) for module in (spec.attention_out, spec.mlp_out))
     given: dict[str, Tensor] = {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from minigpts.model import experts
 from minigpts.model.spec import ArchitectureSpec
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class LayerCut:
     index: int  # of the layer in the parent
     neurons: Tensor  # MLP neurons, sorted, int64
     groups: Tensor  # key/value groups, sorted, int64
+    experts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # sorted; none in a dense layer
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,19 @@ def _spread(indices: Tensor, size: int) -> Tensor:
 def slice_layer(
     tensors: Mapping[str, Tensor], spec: ArchitectureSpec, cut: LayerCut, attention: AttentionShape
 ) -> dict[str, Tensor]:
-    """The layer's tensors (names relative to it) without the neurons and groups that go, physically.
+    """The layer's tensors (names relative to it) without the neurons, groups and experts that go, physically.
 
     Biases of the output projections belong to the residual stream and stay, as do norms over single heads.
     """
     sliced = dict(tensors)
-    width = sliced[f"{spec.mlp_out}.weight"].shape[spec.input_axis]
-    made = torch.cat([cut.neurons + block * width for block in range(spec.mlp_in_blocks)])
-    for module in spec.mlp_in:
-        _keep_outputs(sliced, spec, module, made)
-    _keep_inputs(sliced, spec, spec.mlp_out, cut.neurons)
+    if spec.experts is not None and len(cut.experts):
+        sliced = experts.keep(sliced, spec.experts, cut.experts)
+    if spec.mlp_out:
+        width = sliced[f"{spec.mlp_out}.weight"].shape[spec.input_axis]
+        made = torch.cat([cut.neurons + block * width for block in range(spec.mlp_in_blocks)])
+        for module in spec.mlp_in:
+            _keep_outputs(sliced, spec, module, made)
+        _keep_inputs(sliced, spec, spec.mlp_out, cut.neurons)
     if len(cut.groups) < attention.num_groups:
         query, key = attention.query_features(cut.groups), attention.key_features(cut.groups)
         parts = [query, key, key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from minigpts.model.experts import DOWN, expert_part
 from minigpts.model.families import spec_for
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import Shapes
@@ -32,8 +33,11 @@ def group_of(model_type: str, name: str, shape: Sequence[int]) -> str | None:
     if module in (spec.embedding, spec.stored_lm_head):
         return EMBEDDING
     below = module.removeprefix(f"{spec.layers}.").partition(".")[2] if module.startswith(f"{spec.layers}.") else ""
-    if below in spec.mlp_in or below == spec.mlp_out:
+    if below in spec.mlp_in or (below and below == spec.mlp_out):
         return MLP_OUT if below == spec.mlp_out else MLP_IN
+    expert = expert_part(spec, f"{below}.{suffix}")
+    if expert is not None:
+        return MLP_OUT if expert.name.endswith(DOWN) else MLP_IN
     return _attention_group(spec, below)
 
 

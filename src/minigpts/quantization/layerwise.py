@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from minigpts.model.device import keep_large_blocks_apart
+from minigpts.model.experts import as_in_model, expert_part, split_name
 from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, hooked, last_hidden_states, layers_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
@@ -55,7 +56,7 @@ def rounded_weights(
     values = {name: blocks.values() for name, blocks in outside.items()}
     child_stream, _ = first_hidden_states(config, spec, ChainMap(values, cast(dict[str, Tensor], stored)), tokens)
     for index in tqdm(range(len(parents)), desc="rounding", unit="layer"):
-        layer_calls, tensors = [batch[index] for batch in calls], stored.under(f"{spec.layers}.{index}")
+        layer_calls, tensors = [batch[index] for batch in calls], as_in_model(stored.under(f"{spec.layers}.{index}"), spec)
         chosen = {m: formats[n] for m in _linears(children[index]) if (n := spec.layer(index, f"{m}.weight")) in formats}
         with filled(parents[index], tensors, tokens.device) as parent:
             groups = _sharing_inputs(parent, chosen, parent_stream[0], layer_calls[0])
@@ -64,7 +65,22 @@ def rounded_weights(
             for group in groups:
                 for module, blocks in _rounded_group(child, group, chosen, wanted.pop(group[0]), child_stream, layer_calls):
                     yield spec.layer(index, f"{module}.weight"), blocks
+            yield from _rounded_experts(spec, formats, index, child)
             advance(child, child_stream, layer_calls)
+
+
+def _rounded_experts(
+    spec: ArchitectureSpec, formats: Mapping[str, BlockFormat], index: int, child: nn.Module
+) -> Iterator[tuple[str, Blocks]]:
+    """A layer's experts, each rounded to the nearest, in place as well: too few tokens reach one to fit it to them."""
+    for name in formats:
+        before, below = split_name(spec, name)
+        part = expert_part(spec, below) if before == spec.layer(index, "") else None
+        if part is not None:
+            weight = part.of(child.state_dict()[part.name])
+            blocks = rounded(weight, formats[name], torch.eye(weight.shape[1], device=weight.device))
+            weight.copy_(blocks.values())
+            yield name, blocks
 
 
 def _rounded_outside(
@@ -84,7 +100,7 @@ def _rounded_outside(
         return
     stream = list(first)
     for index, layer in enumerate(layers):
-        with filled(layer, stored.under(f"{spec.layers}.{index}"), tokens.device):
+        with filled(layer, as_in_model(stored.under(f"{spec.layers}.{index}"), spec), tokens.device):
             advance(layer, stream, [batch[index] for batch in calls])
     size = stored.shapes[names[-1]][1]
     gram = torch.zeros(size, size, dtype=torch.float64, device=tokens.device)

@@ -80,6 +80,26 @@ def _layer_ticks(count: int) -> list[int]:
     return list(range(0, count, max(1, -(-count // 8))))
 
 
+def expert_contributions(contributions: Sequence[np.ndarray]) -> Picture:
+    """What each expert of each mixture layer writes for the domain's text, squared, as a share of its layer's, in order."""
+    shares = [np.sort(layer / layer.sum())[::-1] for layer in contributions]
+    half = [1 + int(np.searchsorted(np.cumsum(layer), 0.5)) for layer in shares]
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for layer in shares:
+            axes.plot(np.arange(1, len(layer) + 1), 100 * np.cumsum(layer), color=theme.child, linewidth=0.8)
+        axes.set(xlabel="experts, largest contribution first", ylabel="share of the layer's output (%)", ylim=(0, 100))
+
+    return Picture(
+        "expert_contributions",
+        "How much each expert writes",
+        f"The squares of what each writes for the calibration text, summed from the largest on, one line a layer:"
+        f" {_span(half)} experts are half of it.",
+        f"Rising curves for {len(shares)} layers, of up to {max(map(len, shares))} experts.",
+        draw,
+    )
+
+
 def token_frequencies(counts: np.ndarray, embedding_threshold: float | None, num_planned: int | None = None) -> Picture:
     """How often each token occurs against its rank, and which are kept for their count. ``counts``: (vocab_size,).
 
@@ -117,8 +137,8 @@ def token_frequencies(counts: np.ndarray, embedding_threshold: float | None, num
     )
 
 
-def layer_widths(widths: Sequence[int], parent_widths: Sequence[int]) -> Picture:
-    """MLP neurons of each layer before and after; 0 after for a layer that is gone."""
+def layer_widths(widths: Sequence[int], parent_widths: Sequence[int], unit: str = "MLP neurons") -> Picture:
+    """MLP neurons, or experts, of each layer before and after; 0 after for a layer that is gone."""
     kept = sum(widths) / sum(parent_widths)
     staying = [width for width in widths if width]
     child = _span(staying) if len(staying) == len(widths) else f"{_span(staying)} in the {len(staying)} that stay"
@@ -127,7 +147,7 @@ def layer_widths(widths: Sequence[int], parent_widths: Sequence[int]) -> Picture
         layers = np.arange(len(widths))
         axes.bar(layers, parent_widths, width=0.86, color=theme.parent, alpha=0.55, label="parent")
         axes.bar(layers, widths, width=0.86, color=theme.child, label="child")
-        axes.set(xlabel="layer", ylabel="MLP neurons", xticks=_layer_ticks(len(widths)))
+        axes.set(xlabel="layer", ylabel=unit, xticks=_layer_ticks(len(widths)))
         axes.set_ylim(0, max(parent_widths) * 1.18)
         axes.grid(visible=False, axis="x")
         axes.legend(loc="upper right", ncols=2)
@@ -135,8 +155,8 @@ def layer_widths(widths: Sequence[int], parent_widths: Sequence[int]) -> Picture
     return Picture(
         "layer_widths",
         "How wide each layer is",
-        f"Each layer's MLP neurons before and after the cut: {sum(widths):,} of {sum(parent_widths):,} stay ({kept:.1%}).",
-        f"Bars for {len(widths)} layers. The parent has {_span(parent_widths)} MLP neurons a layer, the child {child}.",
+        f"Each layer's {unit} before and after the cut: {sum(widths):,} of {sum(parent_widths):,} stay ({kept:.1%}).",
+        f"Bars for {len(widths)} layers. The parent has {_span(parent_widths)} {unit} a layer, the child {child}.",
         draw,
     )
 

@@ -96,11 +96,15 @@ def _facts(run: Run) -> list[str]:
     """Cuts and fine-tuning in sentences; what a stage left out of its metrics is left out here."""
     cut, words, tune = (run.metrics[name] for name in ("prune_neurons", "prune_embeddings", "finetune"))
     facts = []
-    if "num_neurons" in cut and "num_removed_neurons" in cut:
+    if "num_experts" in cut:
+        experts = cut["num_removed_experts"]
+        facts.append(f"{experts:,} of the {cut['num_experts']:,} experts of each mixture layer were cut.")
+    elif "num_neurons" in cut and "num_removed_neurons" in cut:
         share = cut["num_removed_neurons"] / cut["num_neurons"]
         facts.append(f"{cut['num_removed_neurons']:,} of {cut['num_neurons']:,} MLP neurons were cut ({share:.1%}).")
     if cut.get("num_removed_layers"):
-        facts.append(f"Whole layers cut, their neurons among these: {cut['num_removed_layers']:,}.")
+        among = "" if "num_experts" in cut else ", their neurons among these"
+        facts.append(f"Whole layers cut{among}: {cut['num_removed_layers']:,}.")
     if cut.get("num_removed_key_value_heads"):
         heads = cut["num_removed_key_value_heads"]
         facts.append(f"Each layer that stayed lost {heads:,} of its key/value heads, with the query heads that read them.")

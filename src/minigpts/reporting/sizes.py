@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from minigpts import artifacts
+from minigpts.model.experts import expert_part
 from minigpts.model.families import spec_for
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import WEIGHTS, stored_tensors
@@ -41,7 +42,10 @@ def _part(name: str, spec: ArchitectureSpec) -> str:
     if not name.startswith(f"{spec.layers}."):
         return OTHER
     module = name.removeprefix(f"{spec.layers}.").partition(".")[2]
-    if module.startswith(tuple(f"{path}." for path in (*spec.mlp_in, spec.mlp_out))):
+    if (
+        module.startswith(tuple(f"{path}." for path in (*spec.mlp_in, spec.mlp_out) if path))
+        or expert_part(spec, module) is not None
+    ):
         return MLP
     # The queries, keys and values are siblings of the projection that reads the heads.
     return ATTENTION if module.startswith(f"{spec.attention_out.rpartition('.')[0]}.") else OTHER

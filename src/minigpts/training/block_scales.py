@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from minigpts.model import checkpoint, packing
+from minigpts.model.experts import expert_part, split_name
 from minigpts.model.families import spec_for
 from minigpts.model.packing import Spans
 from minigpts.params import Runtime
@@ -81,13 +82,14 @@ def tune_scales(
 
 
 def _parametrize(model: PreTrainedModel, rounded: Mapping[str, Blocks]) -> dict[str, nn.Parameter]:
-    """Give the model the rounded values, those of its layers by how much larger each scale is: all that is trainable, at 0."""
+    """Give the model the rounded values, those of its layers but the experts' by how much larger each scale is: all that is
+    trainable, at 0."""
     spec, larger = spec_for(model.config.model_type), {}
     model.requires_grad_(False)
     for name, blocks in rounded.items():
         values, (module, _, attribute) = blocks.values().cpu(), name.rpartition(".")
         transposed = spec.is_transposed(name, values.shape)
-        if not name.startswith(f"{spec.layers}."):
+        if not name.startswith(f"{spec.layers}.") or expert_part(spec, split_name(spec, name)[1]) is not None:
             checkpoint.set_tensor(model, name, values.T.contiguous() if transposed else values)
             continue
         owner, larger[name] = model.get_submodule(module), nn.Parameter(torch.zeros(blocks.scales.shape))

@@ -31,6 +31,8 @@ SECTIONS: dict[str, Any] = {
         "multiple_of": 32,
         "refit": "none",
         "linear_threshold": None,
+        "experts": 0,
+        "expert_criterion": "contribution",
         "heads": 0,
         "layers": 0,
         "sequence_length": LENGTH,

@@ -38,6 +38,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max
 # head_dim for Gemma's query_pre_attn_scalar.
 VARIANTS = {
     **tiny.VARIANTS,
+    **tiny.MIXTURE_VARIANTS,
     "llama of uneven widths": ("llama", {"intermediate_sizes": [40, 77, 33]}),
     "llama of uneven widths, biased": ("llama", {"intermediate_sizes": [40, 77, 33], "mlp_bias": True, "attention_bias": True}),
     "mistral of uneven widths": ("mistral", {"intermediate_sizes": [40, 77, 33]}),
@@ -65,6 +66,14 @@ REFUSED = {
     "opt untied, unbiased": "llama.cpp has no architecture for opt",
     "qwen3 tied, biased, windowed": "can't hold attention_bias: True",
     "gpt_neox tied, in sequence": "can't hold attention_bias: False",
+    **{
+        variant: f"llama.cpp has no architecture for {family}"
+        for variant, (family, _) in tiny.MIXTURE_VARIANTS.items()
+        if family in ("flex_olmo", "glm4_moe", "gpt_oss", "phimoe")
+    },
+    "qwen3_moe tied, a layer dense": r"can't hold mlp_only_layers: \[1\]",
+    "qwen2_moe tied, gates summing to one": "can't hold norm_topk_prob: True",
+    "olmoe, gates summing to one": "can't hold norm_topk_prob: True",
     "gemma2 untied": "has no place for an untied lm_head",
     "gemma untied": "has no place for an untied lm_head",
     **{

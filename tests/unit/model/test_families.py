@@ -48,6 +48,8 @@ PARAMS: dict[str, Any] = {
         "multiple_of": 1,
         "refit": "none",
         "linear_threshold": None,
+        "experts": 0,
+        "expert_criterion": "contribution",
         "heads": 0,
         "layers": 0,
         "sequence_length": LENGTH,
@@ -162,7 +164,9 @@ def saved_for_strangers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 
 def test_every_family_has_a_tiny_config():
-    assert set(tiny.FAMILIES) == set(SPECS) == {family for family, _ in tiny.VARIANTS.values()}
+    assert {*tiny.FAMILIES, *tiny.MIXTURES} == set(SPECS)
+    assert set(tiny.FAMILIES) == {family for family, _ in tiny.VARIANTS.values()}
+    assert set(tiny.MIXTURES) == {family for family, _ in tiny.MIXTURE_VARIANTS.values()}
 
 
 # Measuring

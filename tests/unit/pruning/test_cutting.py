@@ -28,6 +28,8 @@ PARAMS = Params(
     multiple_of=1,
     refit="none",
     linear_threshold=None,
+    experts=0,
+    expert_criterion="contribution",
     heads=0,
     layers=0,
     sequence_length=32,
@@ -67,7 +69,7 @@ class Parent:
             config, tensors = cutting.child(self.parent, cut, [], torch.device("cpu"))
         else:
             config = cutting.shrunk_config(self.config, self.spec, cut, with_biases=False)
-            tensors = cutting.named(self.stored, self.spec, changed)
+            tensors = cutting.named(self.stored, self.spec, cut.layers, changed)
         with checkpoint.saving(folder, config, tensors, companions=self.directory):
             pass
         return folder

@@ -13,6 +13,7 @@ from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.formats import FORMATS
+from minigpts.quantization.groups import GROUPS, formats_of
 from minigpts.quantization.layerwise import rounded_weights
 from minigpts.quantization.rounding import rounded
 from tests import tiny
@@ -57,3 +58,17 @@ def logits(folder: Path, replaced: Mapping[str, Tensor]) -> Tensor:
         checkpoint.set_tensor(model, name, tensor.contiguous())
     model.tie_weights()
     return model(input_ids=TOKENS).logits
+
+
+def test_every_weight_of_a_mixture_is_rounded_its_experts_to_the_nearest(tmp_path: Path):
+    sizes = {"hidden_size": 64, "moe_intermediate_size": 32, "head_dim": 16, "num_hidden_layers": 1}
+    folder = tiny.write_checkpoint(tmp_path / "mixture", "qwen3_moe", **sizes)
+    config, stored = checkpoint.load_config(folder), StoredWeights(folder)
+    formats = formats_of("qwen3_moe", stored.shapes, dict.fromkeys(GROUPS, "Q8_0"))
+    found = dict(rounded_weights(stored, config, spec_for("qwen3_moe"), formats, TOKENS[:2]))
+    assert found.keys() == formats.keys()
+    experts = [name for name in found if ".experts." in name]
+    assert len(experts) == 9 * 3
+    for name in experts:
+        weight = stored[name].float()
+        assert torch.equal(found[name].values(), rounded(weight, formats[name], torch.eye(weight.shape[1])).values())
