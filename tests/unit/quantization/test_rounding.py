@@ -13,7 +13,7 @@ from benchmarks.llamacpp import library
 from minigpts.errors import UserError
 from minigpts.quantization import formats
 from minigpts.quantization.blocks import Blocks
-from minigpts.quantization.rounding import rounded
+from minigpts.quantization.rounding import Cost, rounded
 
 ROUNDING = [name for name, block_format in formats.FORMATS.items() if block_format.levels]
 
@@ -43,7 +43,7 @@ def test_a_file_holds_what_was_rounded(name: str):
     weight, gram = weight_and_gram(name)
     weight[3, 32:64] = 0
     weight[4] = 0
-    blocks = rounded(weight, formats.FORMATS[name], gram)
+    blocks = rounded(weight, formats.FORMATS[name], Cost(gram))
     packed = blocks.packed()
     assert packed.data.nbytes == formats.num_bytes(packed.block_format, packed.shape)
     np.testing.assert_array_equal(dequantize(packed.data, GGMLQuantizationType[name]), blocks.values().numpy())
@@ -55,7 +55,7 @@ def test_compensation_costs_half_of_what_llamacpp_costs(name: str):
     weight, gram = weight_and_gram(name)
     alike = torch.eye(weight.shape[1])
     ratios = [
-        cost(weight, rounded(weight, formats.FORMATS[name], inputs).values(), inputs)
+        cost(weight, rounded(weight, formats.FORMATS[name], Cost(inputs)).values(), inputs)
         / cost(weight, by_llamacpp(weight, name, inputs), inputs)
         for inputs in (gram, alike)
     ]
@@ -66,16 +66,16 @@ def test_compensation_costs_half_of_what_llamacpp_costs(name: str):
 def test_what_is_rounded_already_stays(name: str):
     """So a parent that comes out of a file of rounded weights can go back into one, also out of bfloat16."""
     weight, gram = weight_and_gram(name)
-    once = rounded(weight, formats.FORMATS[name], gram, sweeps=0).values()
-    torch.testing.assert_close(rounded(once, formats.FORMATS[name], gram, sweeps=0).values(), once, rtol=0, atol=0)
-    again = rounded(once.bfloat16(), formats.FORMATS[name], gram, sweeps=0).values()
+    once = rounded(weight, formats.FORMATS[name], Cost(gram), sweeps=0).values()
+    torch.testing.assert_close(rounded(once, formats.FORMATS[name], Cost(gram), sweeps=0).values(), once, rtol=0, atol=0)
+    again = rounded(once.bfloat16(), formats.FORMATS[name], Cost(gram), sweeps=0).values()
     assert (again - once).abs().max() <= once.abs().max() / 100  # a level of Q8_0, less than half of one of the others
 
 
 def test_sweeps_lower_the_cost():
     """Improving codes and scales in turns finds a better rounding under the same cost."""
     weight, gram = weight_and_gram("Q4_0")
-    costs = [cost(weight, rounded(weight, formats.FORMATS["Q4_0"], gram, sweeps=sweeps).values(), gram) for sweeps in (0, 1, 4)]
+    costs = [cost(weight, rounded(weight, formats.FORMATS["Q4_0"], Cost(gram), sweeps=sweeps).values(), gram) for sweeps in (0, 1, 4)]
     assert costs[0] > costs[1] > costs[2]
 
 
