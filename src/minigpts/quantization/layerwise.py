@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
+from minigpts.model import checkpoint, packing
 from minigpts.model.device import keep_large_blocks_apart
+from minigpts.model.families import spec_for
 from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, hooked, last_hidden_states, layers_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
@@ -34,6 +37,25 @@ if TYPE_CHECKING:
 RIDGE = 0.5  # of the pull towards the weights as they are, relative to the sum of squares of each input
 BLOCK_COLUMNS = 512  # of a symmetric product, made at a time: what is above them isn't made
 LOOKUP = 0.1  # weight of an embedding's own error, beside the error of the logits where it is the head as well
+
+
+def rounded_checkpoint(
+    directory: Path,
+    formats: Mapping[str, BlockFormat],
+    texts: Sequence[str],
+    sequence_length: int,
+    num_tokens: int,
+    where: torch.device,
+) -> Iterator[tuple[str, Blocks]]:
+    """A checkpoint's weights that ``formats`` names, rounded for ``num_tokens`` of the texts, one at a time.
+
+    The text is packed in sequences of ``sequence_length`` tokens, or of as many as the model and the texts have.
+    """
+    config, tokenizer = checkpoint.load_config(directory), checkpoint.load_fast_tokenizer(directory)
+    documents = list(packing.encode_lazily(tokenizer, texts))
+    length = min(sequence_length, config.max_position_embeddings, sum(map(len, documents)))
+    tokens = torch.from_numpy(packing.pack_stream(documents, packing.boundaries(tokenizer, config), length, num_tokens))
+    yield from rounded_weights(StoredWeights(directory), config, spec_for(config.model_type), formats, tokens.to(where))
 
 
 @torch.inference_mode()

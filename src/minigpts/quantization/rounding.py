@@ -140,14 +140,13 @@ class Steps:
 @torch.no_grad()
 def rounded(weight: Tensor, block_format: BlockFormat, cost: Cost, sweeps: int = 4) -> Blocks:
     """``weight`` (out, in) in ``block_format``, so that the change costs little. ``sweeps`` are the improvements' rounds."""
-    grid = Grid(block_format, weight.device)
-    parts = []
+    grid, parts = Grid(block_format, weight.device), []
     for rows in weight.split(ROWS):
         steps = Steps(block_format, grid)
         columns = rows.T.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        values, scales, minima = _compensated(columns, grid, cost.upper, steps)
-        _improve(columns, values, scales, minima, cost.gram, grid, steps, sweeps)
-        parts.append(_coded(values, scales, minima, grid, steps))
+        values, scales, minima = _compensated(columns, cost.upper, steps)
+        _improve(columns, values, scales, minima, cost.gram, steps, sweeps)
+        parts.append(_coded(values, scales, minima, steps))
     return Blocks(block_format, **{name: torch.cat([part[name] for part in parts], 1).T.contiguous() for name in parts[0]})
 
 
@@ -156,11 +155,11 @@ def _inverse(numbers: Tensor) -> Tensor:
     return torch.where(numbers == 0, 0.0, numbers.reciprocal())
 
 
-def _coded(values: Tensor, scales: Tensor, minima: Tensor | None, grid: Grid, steps: Steps) -> dict[str, Tensor]:
+def _coded(values: Tensor, scales: Tensor, minima: Tensor | None, steps: Steps) -> dict[str, Tensor]:
     """Rounded values (in, rows), their scales and minima (in / weights that share them, rows), as the fields of Blocks."""
     sharing = steps.block_format.sharing
     offset = values if minima is None else values - minima.repeat_interleave(sharing, 0)
-    found = {"codes": grid.codes(offset * _inverse(scales).repeat_interleave(sharing, 0))}
+    found = {"codes": steps.grid.codes(offset * _inverse(scales).repeat_interleave(sharing, 0))}
     if not steps.block_format.part:
         return found | {"scales": scales.half()} | ({} if minima is None else {"minima": minima.half()})
     found |= {"scales": torch.stack(steps.scale_units).half(), "scale_steps": steps.multiples(scales, steps.scale_units)}
@@ -170,7 +169,7 @@ def _coded(values: Tensor, scales: Tensor, minima: Tensor | None, grid: Grid, st
     return found | {"minima": -units.half(), "minimum_steps": steps.multiples(minima, steps.minimum_units)}
 
 
-def _compensated(left: Tensor, grid: Grid, upper: Tensor, steps: Steps) -> tuple[Tensor, Tensor, Tensor | None]:
+def _compensated(left: Tensor, upper: Tensor, steps: Steps) -> tuple[Tensor, Tensor, Tensor | None]:
     """The rounded values (in, rows), and the scales and minima (in / weights that share them, rows).
 
     In the place of the weights ``left`` (in, rows) their errors are left.
@@ -182,14 +181,14 @@ def _compensated(left: Tensor, grid: Grid, upper: Tensor, steps: Steps) -> tuple
         inner = upper[slab, slab]
         inverse = torch.linalg.solve_triangular(inner, torch.eye(len(inner), device=left.device), upper=True)
         wanted = left[slab] + inverse.T @ (upper[:start, slab].T @ left[:start])
-        found += _compensated_slab(wanted, values[slab], grid, inner, inverse, steps, start // steps.block_format.block)
+        found += _compensated_slab(wanted, values[slab], inner, inverse, steps, start // steps.block_format.block)
         left[slab] -= values[slab]
     minima = [minimum for _, minimum in found if minimum is not None]
     return values, torch.stack([scale for scale, _ in found]), torch.stack(minima) if minima else None
 
 
 def _compensated_slab(
-    left: Tensor, values: Tensor, grid: Grid, upper: Tensor, inverse: Tensor, steps: Steps, number: int
+    left: Tensor, values: Tensor, upper: Tensor, inverse: Tensor, steps: Steps, number: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Fill in the slab's ``values`` (slab, rows); scales and minima (rows,) of each of its parts.
 
@@ -200,9 +199,9 @@ def _compensated_slab(
         part, block = slice(start, start + size), number + start // whole
         if start % whole == 0:
             steps.begin(left[start : start + whole], upper.diagonal()[start : start + whole].square())
-        scales, minima = candidates(left[part], grid, steps.block_format.has_minimum)
+        scales, minima = candidates(left[part], steps.grid, steps.block_format.has_minimum)
         scales, minima = steps.scales(scales, block), None if minima is None else steps.minima(minima, block)
-        best, values[part] = _best_candidate(left[part], grid, scales, minima, upper[part, part], inverse[part, part])
+        best, values[part] = _best_candidate(left[part], steps.grid, scales, minima, upper[part, part], inverse[part, part])
         left[start + size :] -= (upper[part, part] @ inverse[part, start + size :]).T @ (left[part] - values[part])
         yield scales.gather(0, best)[0], None if minima is None else minima.gather(0, best)[0]
 
@@ -239,7 +238,7 @@ def _moved(number: Tensor, direction: Tensor, slope: Tensor, inner: Tensor, held
 
 
 def _improve(
-    errors: Tensor, values: Tensor, scales: Tensor, minima: Tensor | None, gram: Tensor, grid: Grid, steps: Steps, sweeps: int
+    errors: Tensor, values: Tensor, scales: Tensor, minima: Tensor | None, gram: Tensor, steps: Steps, sweeps: int
 ) -> None:
     """Lower the cost of rounded values (in, rows), of their scales and of their minima, all in place, and their ``errors`` with
     them: part after part, first the scale and the minimum and then each code take the value that is best while all the others are
@@ -253,17 +252,17 @@ def _improve(
             number = part.start // size
             before = values[part].clone()
             minimum = None if minima is None else minima[number]
-            _improve_part(values[part], scales[number], minimum, slope[first : first + size], gram[part, part], grid, steps, part.start)
+            block = part.start // steps.block_format.block
+            _improve_part(values[part], scales[number], minimum, slope[first : first + size], gram[part, part], steps, block)
             change = values[part] - before
             errors[part] -= change
             slope[first + size :].addmm_(gram[start + first + size : start + len(slope), part], change, alpha=-1)
 
 
 def _improve_part(
-    values: Tensor, scale: Tensor, minimum: Tensor | None, slope: Tensor, gram: Tensor, grid: Grid, steps: Steps, start: int
+    values: Tensor, scale: Tensor, minimum: Tensor | None, slope: Tensor, gram: Tensor, steps: Steps, block: int
 ) -> None:
-    """Values (weights, rows) that share a ``scale`` and ``minimum`` (rows,), all in place; ``start`` is their first column."""
-    block = start // steps.block_format.block
+    """Values (weights, rows) that share a ``scale`` and ``minimum`` (rows,), all in place; they are of block number ``block``."""
     unit = (values if minimum is None else values - minimum) * _inverse(scale)
     new = _moved(scale, unit, slope, gram, partial(steps.scales, block=block))
     change = unit * (new - scale)
@@ -276,6 +275,6 @@ def _improve_part(
     slope -= gram @ change
     factor, inverses = _inverse(scale), gram.diagonal().reciprocal().tolist()
     for column, current in enumerate(values):
-        found = grid.nearest(current.add(slope[column], alpha=inverses[column]), scale, factor, minimum)
+        found = steps.grid.nearest(current.add(slope[column], alpha=inverses[column]), scale, factor, minimum)
         slope[column + 1 :].addr_(gram[column, column + 1 :], found - current, alpha=-1)
         current.copy_(found)

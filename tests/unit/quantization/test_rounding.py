@@ -75,7 +75,9 @@ def test_what_is_rounded_already_stays(name: str):
 def test_sweeps_lower_the_cost():
     """Improving codes and scales in turns finds a better rounding under the same cost."""
     weight, gram = weight_and_gram("Q4_0")
-    costs = [cost(weight, rounded(weight, formats.FORMATS["Q4_0"], Cost(gram), sweeps=sweeps).values(), gram) for sweeps in (0, 1, 4)]
+    costs = [
+        cost(weight, rounded(weight, formats.FORMATS["Q4_0"], Cost(gram), sweeps=sweeps).values(), gram) for sweeps in (0, 1, 4)
+    ]
     assert costs[0] > costs[1] > costs[2]
 
 
