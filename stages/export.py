@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpts import artifacts, params
@@ -20,10 +20,8 @@ from minigpts.quantization.params import Precision
 from minigpts.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    import torch
-
     from minigpts.quantization.blocks import Blocks
-    from minigpts.quantization.formats import BlockFormat, PackedWeight
+    from minigpts.quantization.formats import BlockFormat
 
 FLAGS = {
     "model": "the tuned checkpoint",
@@ -66,57 +64,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, shapes = checkpoint.load_config(args.model), StoredWeights(args.model).shapes
     if onnx:
         onnx_files.require_buildable(config)
-    columns = {
-        "parent": artifacts.read_json(args.parent),
-        "tuned parent": artifacts.read_json(args.tuned_parent),
-        "child": artifacts.read_json(args.child),
-    }
+    metrics = {"parent": args.parent, "tuned parent": args.tuned_parent, "child": args.child}
+    columns = {name: artifacts.read_json(path) for name, path in metrics.items()}
     sizes = {name: int(columns[name]["num_parameters"]) for name in ("parent", "child")}
     origin = Provenance(parent.name, parent.version, parent.url, parent.licence, dataset.name, sizes["child"], sizes["parent"])
+    sources = artifacts.read_json(args.dataset)["sources"].values()
     planned = plan.read(args.plan)
     wanted = precision.by_group() if planned is None or planned.formats is None else planned.formats
-    texts = artifacts.read_table(args.text, ["text"])["text"]
-    sources = artifacts.read_json(args.dataset)["sources"].values()
     formats = {name: found for name, found in formats_of(config.model_type, shapes, wanted).items() if found.levels}
-    rounded = _rounded(args.model, formats, texts, settings.tokens, machine)
-    if settings.scale_tokens and formats:
-        from minigpts.training import block_scales, data
-
-        documents = data.read_text(args.train)
-        tuned = block_scales.tune_scales(args.model, dict(rounded), *documents, settings.scale_tokens, tuning, machine)
-        rounded = iter(tuned.items())
-    weights = _weights(args.model, formats, rounded)
+    weights = export.packed(args.model, formats, _rounded(args, formats, settings, tuning, machine))
     describe = partial(card.render, origin=origin, models=columns, sources=sources, checkpoint=args.model)
-    metrics = export.write(args.out, args.model, origin, wanted, weights, describe, onnx)
-    artifacts.write_json(args.metrics, metrics)
-    print(f"{args.out / metrics['file']}: {metrics['megabytes']:.1f} MB")
-
-
-def _weights(
-    directory: Path, formats: Mapping[str, BlockFormat], rounded: Iterable[tuple[str, Blocks]]
-) -> Iterator[tuple[str, torch.Tensor | PackedWeight]]:
-    """The checkpoint's tensors one by one, those with a format of blocks as they were rounded."""
-    yield from ((name, tensor) for name, tensor in StoredWeights(directory).items() if name not in formats)
-    yield from ((name, blocks.packed()) for name, blocks in rounded)
+    described = export.write(args.out, args.model, origin, wanted, weights, describe, onnx)
+    artifacts.write_json(args.metrics, described)
+    print(f"{args.out / described['file']}: {described['megabytes']:.1f} MB")
 
 
 def _rounded(
-    directory: Path, formats: Mapping[str, BlockFormat], texts: Sequence[str], num_tokens: int, machine: params.Runtime
-) -> Iterator[tuple[str, Blocks]]:
-    """The checkpoint's weights that ``formats`` names, rounded for ``num_tokens`` tokens of the texts, one by one."""
-    import torch
-
-    from minigpts.model import packing
+    args: argparse.Namespace, formats: Mapping[str, BlockFormat], settings: Params, tuning: Recipe, machine: params.Runtime
+) -> Iterable[tuple[str, Blocks]]:
+    """The weights that ``formats`` names, rounded to the calibration text and their scales tuned on the training text."""
     from minigpts.model.device import device
-    from minigpts.model.families import spec_for
-    from minigpts.quantization.layerwise import rounded_weights
+    from minigpts.quantization.layerwise import rounded_checkpoint
+    from minigpts.training import block_scales, data
 
-    config, tokenizer = checkpoint.load_config(directory), checkpoint.load_fast_tokenizer(directory)
-    documents = list(packing.encode_lazily(tokenizer, texts))
-    length = min(SEQUENCE_LENGTH, config.max_position_embeddings, sum(map(len, documents)))
-    tokens = torch.from_numpy(packing.pack_stream(documents, packing.boundaries(tokenizer, config), length, num_tokens))
-    spec = spec_for(config.model_type)
-    yield from rounded_weights(StoredWeights(directory), config, spec, formats, tokens.to(device(machine)))
+    texts = artifacts.read_table(args.text, ["text"])["text"]
+    rounded = rounded_checkpoint(args.model, formats, texts, SEQUENCE_LENGTH, settings.tokens, device(machine))
+    if not (settings.scale_tokens and formats):
+        return rounded
+    train, spans = data.read_text(args.train)
+    return block_scales.tune_scales(args.model, dict(rounded), train, spans, settings.scale_tokens, tuning, machine).items()
 
 
 if __name__ == "__main__":

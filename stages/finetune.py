@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from minigpts import artifacts, params
 from minigpts.errors import UserError, exit_cleanly
@@ -15,6 +16,11 @@ from minigpts.evaluation.params import EvaluateParams
 from minigpts.model import checkpoint
 from minigpts.model.weights import StoredWeights, read_tensors
 from minigpts.training import recipe, resuming
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from minigpts.training.trainer import Recovery
 
 Params = recipe.Recipe  # the finetune section
 
@@ -54,10 +60,7 @@ def run(args: argparse.Namespace, default_scratch: Path, author: Path | None) ->
     parent = recipe.read_parent(args.parent)
     questions = [row for row in artifacts.read_jsonl(args.questions) if row["split"] == "validation"] if args.questions else []
     template = evaluation.template(args.model)
-    distilled = settings.distillation if args.teacher else 0.0
-    teacher = author if settings.general == "parent" else args.teacher if distilled else None
-    if teacher is not None and (teacher / checkpoint.SKIPPED).exists():
-        raise UserError(f"params.yaml: finetune.teacher is {teacher.name}, which wasn't tuned; set tune_parent: true")
+    teacher = _teacher(args, settings, author)
     general_text = {"text": args.general, "parent": args.written, None: None}[settings.general]
 
     import torch
@@ -77,6 +80,7 @@ def run(args: argparse.Namespace, default_scratch: Path, author: Path | None) ->
     state = scratch / resuming.fingerprint(identity, filter(None, inputs))
     texts, asked = data.read_text(args.validation)
     watched = trainer.Validation(tokenizer, texts, evaluation.sequence_length, parent, asked, questions, template)
+    distilled = settings.distillation if args.teacher else 0.0
     of_general = 1.0 if settings.general == "parent" else distilled
     teaching = distillation.load_teacher(teacher, args.model, distilled, of_general) if teacher else None
     rate, tried = settings.learning_rate, dict[float, float]()
@@ -97,17 +101,31 @@ def run(args: argparse.Namespace, default_scratch: Path, author: Path | None) ->
     )
     if not result.is_main_process:
         return
-    weights = read_tensors(result.weights)
-    with checkpoint.saving(args.out, config, weights.items(), companions=args.model) as folder:
-        for index_map in sorted(args.model.glob("*.parquet")):
-            shutil.copyfile(index_map, folder / index_map.name)
-    artifacts.write_csv(args.curve, recipe.curve_rows(result.curve, parent))
     epochs = result.curve[-1].tokens / (len(sequences) * settings.sequence_length) * share  # every source at its own share
     summed_up = recipe.summary(result.curve, result.stop_reason, parent, epochs, rate, tried)
-    artifacts.write_json(args.metrics, {**summed_up, "computed_on": machine})
+    _write(args, config, result, parent, {**summed_up, "computed_on": machine})
     artifacts.discard(scratch)
     for line in recipe.warnings(result.curve):
         print(f"warning: {line}", file=sys.stderr)
+
+
+def _teacher(args: argparse.Namespace, settings: Params, author: Path | None) -> Path | None:
+    """The checkpoint that the child learns from beside the text, if there is one. Raises UserError where it wasn't tuned."""
+    teacher: Path | None = author if settings.general == "parent" else args.teacher if settings.distillation else None
+    if teacher is not None and (teacher / checkpoint.SKIPPED).exists():
+        raise UserError(f"params.yaml: finetune.teacher is {teacher.name}, which wasn't tuned; set tune_parent: true")
+    return teacher
+
+
+def _write(
+    args: argparse.Namespace, config: PreTrainedConfig, result: Recovery, parent: recipe.Parent, metrics: Mapping[str, Any]
+) -> None:
+    """The tuned checkpoint, with the index maps of the pruned one, its curve and its metrics."""
+    with checkpoint.saving(args.out, config, read_tensors(result.weights).items(), companions=args.model) as folder:
+        for index_map in sorted(args.model.glob("*.parquet")):
+            shutil.copyfile(index_map, folder / index_map.name)
+    artifacts.write_csv(args.curve, recipe.curve_rows(result.curve, parent))
+    artifacts.write_json(args.metrics, metrics)
 
 
 if __name__ == "__main__":

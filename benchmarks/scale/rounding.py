@@ -1,8 +1,9 @@
 """Memory and time of rounding two decoder layers of a 1.3B model (Sheared-LLaMA's shapes), over a forward pass through them.
 
-python -m benchmarks.scale.rounding [--tokens 12288] [--format IQ4_NL]
+OMP_NUM_THREADS=1 python -m benchmarks.scale.rounding [--tokens 12288] [--format IQ4_NL]
 
-The weights are random: neither memory nor time depends on them. Memory is the process's peak, libraries included. Linux alone.
+The weights are random: neither memory nor time depends on them. Time is the process's own on a CPU, so that other work there
+doesn't count; on one thread, since idle threads spin. Memory is the process's peak, libraries included. Linux alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from minigpts.quantization.layerwise import rounded_weights
 
 SHAPES = {"hidden_size": 2048, "intermediate_size": 5504, "num_attention_heads": 16, "vocab_size": 32_000, "num_hidden_layers": 2}
 SEQUENCE_LENGTH = 512
+CLOCK = time.process_time if DEVICE.type == "cpu" else time.perf_counter
 
 
 def write_model(folder: Path) -> None:
@@ -46,11 +48,11 @@ def forward_seconds(folder: Path, tokens: torch.Tensor) -> float:
     config, stored = checkpoint.load_config(folder), StoredWeights(folder)
     spec = spec_for(config.model_type)
     stream, calls = first_hidden_states(config, spec, stored, tokens)
-    start = time.perf_counter()
+    start = CLOCK()
     for index, layer in enumerate(layers_of(config, spec)):
         with filled(layer, stored.under(f"{spec.layers}.{index}"), tokens.device):
             advance(layer, stream, [batch[index] for batch in calls])
-    return time.perf_counter() - start
+    return CLOCK() - start
 
 
 def rounding_seconds(folder: Path, tokens: torch.Tensor, name: str) -> float:
@@ -59,10 +61,10 @@ def rounding_seconds(folder: Path, tokens: torch.Tensor, name: str) -> float:
     formats = formats_of(config.model_type, stored.shapes, dict.fromkeys(GROUPS, name))
     layers = spec_for(config.model_type).layers
     formats = {weight: kind for weight, kind in formats.items() if weight.startswith(layers)}
-    start = time.perf_counter()
+    start = CLOCK()
     for _, blocks in rounded_weights(stored, config, spec_for(config.model_type), formats, tokens):
         blocks.packed()
-    return time.perf_counter() - start
+    return CLOCK() - start
 
 
 def rows(num_tokens: int, name: str) -> list[Row]:

@@ -29,8 +29,8 @@ from minigpts.model.weights import WEIGHTS, StoredWeights, read_tensors, write_t
 from minigpts.quantization.blocks import Blocks
 from minigpts.quantization.formats import BlockFormat, fitting
 from minigpts.quantization.groups import formats_of, row_length
-from minigpts.quantization.layerwise import LOOKUP, pulled, rounded_weights
-from minigpts.quantization.rounding import rounded
+from minigpts.quantization.layerwise import LOOKUP, add_square, mirror, pulled, rounded_weights
+from minigpts.quantization.rounding import Cost, rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -101,14 +101,15 @@ def compensated(
         with filled(empty, stored.under(f"{spec.layers}.{index}"), tokens.device) as layer:
             grams = _advance(layer, list(inside), stream, [batch[index] for batch in calls])
         for gram, modules in grams:
-            yield from _rounded(stored, spec, {inside[module]: wanted[inside[module]] for module in modules}, gram)
+            yield from _rounded(stored, spec, {inside[module]: wanted[inside[module]] for module in modules}, pulled(gram))
     hidden = list(last_hidden_states(config, spec, stored, tokens, stream))
     embedding, head = f"{spec.embedding}.weight", f"{spec.stored_lm_head}.weight"
     for name in (embedding, head):
         if name in wanted:
             identity = torch.eye(stored.shapes[name][1], device=tokens.device)
             untied = name == embedding and head in wanted
-            yield from _rounded(stored, spec, {name: wanted[name]}, identity if untied else _of_head(hidden, identity))
+            cost = Cost(identity) if untied else _of_head(hidden, identity)
+            yield from _rounded(stored, spec, {name: wanted[name]}, cost)
 
 
 def _holding(spec: ArchitectureSpec, name: str, shape: tuple[int, ...], precisions: Sequence[str]) -> list[BlockFormat]:
@@ -116,21 +117,23 @@ def _holding(spec: ArchitectureSpec, name: str, shape: tuple[int, ...], precisio
     return [found for found in dict.fromkeys(fitting(precision, length) for precision in precisions) if found.levels]
 
 
-def _of_head(hidden: Sequence[Tensor], identity: Tensor) -> Tensor:
-    """The inputs' sums of a head; a tied one is the embedding, too, whose rows count by themselves."""
-    gram = _gram(hidden)
-    return gram / gram.diagonal().mean() + LOOKUP * identity
+def _of_head(hidden: Sequence[Tensor], identity: Tensor) -> Cost:
+    """Of a head; a tied one is the embedding, too, whose rows count by themselves."""
+    gram = torch.zeros_like(identity)
+    for batch in hidden:
+        add_square(gram, batch.flatten(0, -2))
+    mirror(gram)
+    return pulled(gram / gram.diagonal().mean() + LOOKUP * identity)
 
 
 def _rounded(
-    stored: StoredWeights, spec: ArchitectureSpec, formats: Mapping[str, Sequence[BlockFormat]], gram: Tensor
+    stored: StoredWeights, spec: ArchitectureSpec, formats: Mapping[str, Sequence[BlockFormat]], cost: Cost
 ) -> Iterator[tuple[str, BlockFormat, Blocks]]:
-    """The tensors that share their inputs, those of one format stacked: the cost of a format's inverse is paid once."""
-    total = pulled(gram).float()
+    """The tensors that share their inputs, those of one format stacked: more rows at once are faster."""
     for block_format in dict.fromkeys(found for each in formats.values() for found in each):
         names = [name for name in formats if block_format in formats[name]]
-        weights = [_rows(stored, spec, name).to(gram.device, torch.float32) for name in names]
-        blocks = rounded(torch.cat(weights), block_format, total, SWEEPS)
+        weights = [_rows(stored, spec, name).to(cost.gram.device, torch.float32) for name in names]
+        blocks = rounded(torch.cat(weights), block_format, cost, SWEEPS)
         lengths = [len(weight) for weight in weights]
         for name, part in zip(names, blocks.split(lengths), strict=True):
             yield name, block_format, part
@@ -140,10 +143,6 @@ def _rows(stored: StoredWeights, spec: ArchitectureSpec, name: str) -> Tensor:
     """A stored weight as (out_features, in_features)."""
     weight = stored[name]
     return weight.T.contiguous() if spec.is_transposed(name, weight.shape) else weight
-
-
-def _gram(batches: Sequence[Tensor]) -> Tensor:
-    return torch.stack([flat.T @ flat for flat in (batch.flatten(0, -2) for batch in batches)]).sum(0)
 
 
 def _advance(
@@ -161,8 +160,8 @@ def _advance(
                 sharing[first].append(name)
             if first == name:
                 given.append((inputs[0], name))
-                square = _gram([inputs[0]])
-                sums[name] = sums[name] + square if name in sums else square
+                rows = inputs[0].flatten(0, -2)
+                add_square(sums.setdefault(name, rows.new_zeros(rows.shape[1], rows.shape[1])), rows)
 
         return add
 
@@ -172,4 +171,6 @@ def _advance(
         for batch, (args, kwargs) in enumerate(calls):
             stream[batch] = layer(stream[batch], *args, **kwargs)
             given.clear()
+    for gram in sums.values():
+        mirror(gram)
     return [(sums[first], sharing[first]) for first in sums]

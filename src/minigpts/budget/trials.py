@@ -16,7 +16,7 @@ from minigpts.model.families import spec_for
 from minigpts.model.packing import Spans, boundaries
 from minigpts.params import Runtime
 from minigpts.pruning.params import ByPlan
-from minigpts.training import data, probe
+from minigpts.training import data, probe, trainer
 from minigpts.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ def after_tuning(meter: DamageMeter, tuning: Tuning, cut: ByPlan, num_counted: i
     model, tokenizer = meter.child(cut, num_counted)
     recipe = _short(tuning, model)
     sequences, _ = data.draw_sequences(tokenizer, tuning.texts, boundaries(tokenizer, model.config), recipe, spans=tuning.spans)
+    trainer.set_trainable(model, recipe)
     with TemporaryDirectory() as state:
-        probe.tune(model, sequences, recipe, tuning.runtime, Path(state), recipe.steps(sequences[:, 0].size))
+        probe.train(model, sequences, recipe, tuning.runtime, Path(state), recipe.steps(sequences[:, 0].size))
     gc.collect()  # a Trainer is a cycle, and holds the model's size four times over
     model.requires_grad_(False)
     return _rounded_damage(meter, model, tokenizer, formats)

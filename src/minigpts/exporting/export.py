@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,22 @@ from minigpts.quantization.groups import GROUPS, formats_of, group_of, row_lengt
 if TYPE_CHECKING:
     import torch
 
+    from minigpts.quantization.blocks import Blocks
+
 REST = "norms, biases and positions"  # what is in no group
 
 
 def metadata(directory: Path, origin: Provenance) -> Fields:
     """All metadata of a checkpoint's file but the hyperparameters."""
     return {**general_section(origin), **tokenizer_section(directory, checkpoint.load_config(directory).vocab_size)}
+
+
+def packed(
+    directory: Path, formats: Mapping[str, BlockFormat], rounded: Iterable[tuple[str, Blocks]]
+) -> Iterator[tuple[str, torch.Tensor | PackedWeight]]:
+    """The checkpoint's tensors one by one, those that ``formats`` names as they were ``rounded``."""
+    yield from ((name, tensor) for name, tensor in StoredWeights(directory).items() if name not in formats)
+    yield from ((name, blocks.packed()) for name, blocks in rounded)
 
 
 def write(

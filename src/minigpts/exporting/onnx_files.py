@@ -134,9 +134,9 @@ def _build(scratch: Path, directory: Path, config: PreTrainedConfig) -> Path:
 def _spelled_out(config: PreTrainedConfig) -> dict[str, Any]:
     """What transformers' classes of a family imply and the builder must be told."""
     fields: dict[str, Any] = {}
-    if config.model_type in ("mistral", "phi3") and config.sliding_window is not None:
-        fields["layer_types"] = ["sliding_attention"] * config.num_hidden_layers
-    if config.model_type == "phi3":
+    if getattr(config, "sliding_window", None) is not None and not hasattr(config, "layer_types"):
+        fields["layer_types"] = ["sliding_attention"] * config.num_hidden_layers  # a window without a list is every layer's
+    if hasattr(config, "original_max_position_embeddings"):
         fields["original_max_position_embeddings"] = config.max_position_embeddings  # unequal ones mean longrope to it
     return fields
 

@@ -118,7 +118,8 @@ def _try(
     whole = recipe.steps(len(sequences) * recipe.sequence_length)
     steps = min(whole, max(LEAST_STEPS, round(SHARE_OF_STEPS * whole)))
     if recipe.learning_rate:
-        tune(model, sequences, recipe, runtime, state, steps, teacher)
+        set_trainable(model, recipe)
+        train(model, sequences, recipe, runtime, state, steps, teacher)
     with deterministic():
         model.eval()
         number = _documents(validation)
@@ -132,20 +133,6 @@ def _try(
         )
     (score,) = broadcast_object_list([result.span_bits_per_byte])
     return score if math.isfinite(score) else math.inf
-
-
-def tune(
-    model: PreTrainedModel,
-    sequences: np.ndarray,
-    recipe: Recipe,
-    runtime: Runtime,
-    state: Path,
-    steps: int,
-    teacher: Teacher | None = None,
-) -> None:
-    """Tune what the recipe tunes of an fp32 ``model``, as :func:`train` does."""
-    set_trainable(model, recipe)
-    train(model, sequences, recipe, runtime, state, steps, teacher)
 
 
 def train(

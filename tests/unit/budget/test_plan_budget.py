@@ -21,7 +21,7 @@ from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights, num_parameters, read_tensors, write_tensors
 from minigpts.quantization.formats import PackedWeight
 from minigpts.quantization.groups import GROUPS, formats_of
-from minigpts.quantization.rounding import rounded
+from minigpts.quantization.rounding import Cost, rounded
 from stages import check_budget, plan_budget, prune_embeddings
 from tests.unit.budget.project import Project
 
@@ -69,7 +69,7 @@ def exported_bytes(project: Project, planned: dict[str, Any]) -> int:
         if name not in formats or formats[name].block == 1:
             return stored[name]
         weight = stored[name].T if spec_for(config.model_type).is_transposed(name, stored.shapes[name]) else stored[name]
-        return rounded(weight, formats[name], torch.eye(weight.shape[1])).packed()
+        return rounded(weight, formats[name], Cost(torch.eye(weight.shape[1]))).packed()
 
     path = project.folder / "child.gguf"
     metadata = export.metadata(folder, origin)

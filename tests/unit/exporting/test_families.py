@@ -16,7 +16,7 @@ from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights
 from minigpts.quantization.formats import FORMATS, BlockFormat, PackedWeight
 from minigpts.quantization.groups import GROUPS, formats_of
-from minigpts.quantization.rounding import rounded
+from minigpts.quantization.rounding import Cost, rounded
 from tests import tiny
 
 NO_WINDOW = {"sliding_window": None}
@@ -25,7 +25,7 @@ LONG_CONTEXT = {"max_position_embeddings": 1024, "original_max_position_embeddin
 
 def packed(weight: torch.Tensor, block_format: BlockFormat) -> PackedWeight:
     """A weight (out_features, in_features) in a format, all inputs alike."""
-    return rounded(weight.float(), block_format, torch.eye(weight.shape[1])).packed()
+    return rounded(weight.float(), block_format, Cost(torch.eye(weight.shape[1]))).packed()
 
 
 def rope(kind, **parameters):

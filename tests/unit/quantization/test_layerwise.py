@@ -15,7 +15,7 @@ from minigpts.model.weights import StoredWeights
 from minigpts.quantization.formats import FORMATS
 from minigpts.quantization.groups import GROUPS, formats_of
 from minigpts.quantization.layerwise import rounded_weights
-from minigpts.quantization.rounding import rounded
+from minigpts.quantization.rounding import Cost, rounded
 from tests import tiny
 
 TOKENS = torch.randint(0, 300, (24, 24), generator=torch.Generator().manual_seed(1))
@@ -43,7 +43,7 @@ def test_every_variant_comes_nearer_than_without_compensation(variant: str, tmp_
     matrices.pop("transformer.wpe.weight", None)  # positions
     formats = dict.fromkeys(matrices, Q4_0)
     whole = logits(folder, {})
-    alone = {name: rounded(weight, Q4_0, torch.eye(weight.shape[1]), 0).values() for name, weight in matrices.items()}
+    alone = {name: rounded(weight, Q4_0, Cost(torch.eye(weight.shape[1])), 0).values() for name, weight in matrices.items()}
     together = {name: blocks.values() for name, blocks in rounded_weights(stored, config, spec, formats, TOKENS)}
     assert set(together) >= {name for name in matrices if "project" not in name}
     plain, better = (logits(folder, {name: turned(name, v) for name, v in values.items()}) for values in (alone, together))

@@ -14,6 +14,7 @@ from minigpts.exporting.modelfile import modelfile
 from minigpts.gguf_layout import read_back
 from minigpts.model import checkpoint
 from minigpts.model.weights import StoredWeights
+from minigpts.quantization import layerwise
 from minigpts.quantization.groups import GROUPS, group_of
 from stages import evaluate, evaluate_exported, export
 from tests import tiny
@@ -141,7 +142,7 @@ def test_the_file_is_scored_as_its_checkpoint(inputs, block_format, tolerance):
 
 def test_what_onnx_lacks_is_refused_before_anything_is_rounded(inputs, monkeypatch):
     monkeypatch.setattr(onnx_files, "PACKAGES", ("no_such_package",))
-    monkeypatch.setattr(export, "_rounded", None)
+    monkeypatch.setattr(layerwise, "rounded_checkpoint", None)
     with pytest.raises(UserError, match=r"onnx needs onnxruntime-genai; pip install -e '.\[onnx\]'"):
         run(inputs, "without", formats=["gguf", "onnx"])
     assert not (inputs / "without").exists()

@@ -19,7 +19,7 @@ from minigpts.params import Runtime
 from minigpts.quantization.blocks import Blocks
 from minigpts.quantization.formats import FORMATS
 from minigpts.quantization.groups import GROUPS, formats_of
-from minigpts.quantization.rounding import rounded
+from minigpts.quantization.rounding import Cost, rounded
 from minigpts.training.block_scales import tune_scales
 from minigpts.training.recipe import Recipe
 from tests import tiny
@@ -61,7 +61,7 @@ def test_the_text_is_predicted_better_by_the_same_codes(tmp_path: Path, family: 
     spec, blocks = spec_for(family), {}
     for name, found in formats.items():
         weight = stored[name].T.contiguous() if spec.is_transposed(name, stored.shapes[name]) else stored[name]
-        blocks[name] = rounded(weight, found, torch.eye(weight.shape[1]), 0)
+        blocks[name] = rounded(weight, found, Cost(torch.eye(weight.shape[1])), 0)
     tuned = tune_scales(folder, blocks, TEXTS, [None] * len(TEXTS), 4096, RECIPE, RUNTIME)
     assert bits_per_byte(folder, tuned) < bits_per_byte(folder, blocks) - 1e-3
     for name, block in tuned.items():
