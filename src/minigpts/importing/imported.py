@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpts import artifacts
-from minigpts.errors import UserError, named
+from minigpts.errors import UserError, named, shown
 from minigpts.importing.requirements import Origins, require_usable
 from minigpts.model import checkpoint
 from minigpts.model.transformers4 import tokenizer_settings
 from minigpts.model.weights import StoredWeights
-from minigpts.untrusted import shown
 
 if TYPE_CHECKING:
     import torch

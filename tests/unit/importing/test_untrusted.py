@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 
 from minigpts.download import wheels
 from minigpts.errors import UserError
-from minigpts.importing import contents, gguf, imported, local_folder, requirements, spm, staging
-from minigpts.model import checkpoint
+from minigpts.importing import contents, gguf, imported, local_folder, spm, staging
+from minigpts.model import chat_template, checkpoint
 from minigpts.model.config_facts import NO_FACTS
 from minigpts.model.weights import StoredWeights
 from tests import tiny
@@ -392,8 +392,8 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("case", TEMPLATES)
 def test_a_chat_template_neither_goes_on_without_end_nor_reaches_for_attributes(folder, monkeypatch, case):
-    monkeypatch.setattr(requirements, "RENDER_SECONDS", 0.5)
-    monkeypatch.setattr(requirements, "RENDER_BYTES", 1 << 28)
+    monkeypatch.setattr(chat_template, "SECONDS", 0.5)
+    monkeypatch.setattr(chat_template, "BYTES", 1 << 28)
     template, message = TEMPLATES[case]
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(UserError, match=rf"^{folder}/chat_template\.jinja: the chat template {message}") as caught:
