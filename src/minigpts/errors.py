@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # controls, line ends, changes of direction
 
 
@@ -74,8 +73,8 @@ def _line(error: Exception) -> str | None:
             return f"{error.filename}: permission denied; check its permissions"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):  # a write to an open file names none
             return f"{error.filename or 'the disk'}: no space left; free some, or move the project's folder"
-        case OSError(errno=int()) if error.filename is not None:  # a read-only file system, say
-            return f"{error.filename}: {error.strerror}"
+        case OSError(errno=int()) if error.filename is not None or error.errno in (errno.EFBIG, errno.EIO):  # or a read-only disk
+            return f"{error.filename or 'the disk'}: {error.strerror}"
         case RuntimeError() if type(error).__name__ == "OutOfMemoryError":  # torch's; not every stage imports torch
             return "the device's memory is full; lower the section's sequence_length or runtime.batch_tokens"
     return None

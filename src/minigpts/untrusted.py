@@ -39,8 +39,8 @@ class _Overtime(BaseException):
 def bounded(what: str, seconds: float, num_bytes: int) -> Iterator[None]:
     """Raise a UserError, which begins with ``what``, where the block takes longer, or more memory on top of what is taken.
 
-    Any thread may ask. Code in C is interrupted in the main thread alone, where it lets itself be: huge numbers do, regular expressions
-    don't. Memory is the whole process's, and bounded where the system tells how much is taken.
+    Any thread may ask. Code in C is interrupted in the main thread alone, where it lets itself be: huge numbers do, regular
+    expressions don't. Memory is the whole process's, and bounded where the system tells how much is taken.
     """
     try:
         with _timer(seconds), _memory(num_bytes):

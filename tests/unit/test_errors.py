@@ -17,6 +17,7 @@ from minigpts.errors import UserError, blaming, exit_cleanly, shown
         (PermissionError(errno.EACCES, "Permission denied", "config.json"), "error: config.json: permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), "error: the disk: no space left"),  # as file.write raises it
         (OSError(errno.ENOSPC, "No space left on device", "out.json"), "error: out.json: no space left"),
+        (OSError(errno.EFBIG, "File too large"), "error: the disk: File too large"),
         (OSError(errno.EROFS, "Read-only file system", "out.json"), "error: out.json: Read-only file system"),
         (UserError("\x1b[2J\u202e.csv:1: two\nlines"), "error: \\x1b[2J\\u202e.csv:1: two\\nlines"),
         (PermissionError(errno.EACCES, "Permission denied", "\x1b]0;a\x07"), "error: \\x1b]0;a\\x07: permission denied"),

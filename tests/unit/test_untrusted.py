@@ -54,7 +54,7 @@ def test_what_goes_on_and_on_is_stopped_in_any_thread_though_it_catches_everythi
 
 def test_numbers_without_end_are_stopped():
     with pytest.raises(UserError, match=r"^it takes more than 0\.05 seconds$"), bounded("it", 0.05, 1 << 30):
-        10 ** 10 ** int("9")
+        10**10 ** int("9")
 
 
 def over_and_on():

@@ -58,8 +58,8 @@ class ChatTemplate:
     ) -> str:
         """The chat as text, followed by what asks for a reply where ``prompt`` is set; ``day`` is the date in a format.
 
-        Raises whatever the template raises: it is a program, and some refuse a system message or two users in a row. Raises UserError
-        for one that goes on and on: that is no refusal, and the next chat may take as long.
+        Raises whatever the template raises: it is a program, and some refuse a system message or two users in a row. Raises
+        UserError for one that goes on and on: that is no refusal, and the next chat may take as long.
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 

@@ -49,10 +49,10 @@ def load_config(directory: Path) -> PreTrainedConfig:
     try:
         facts = facts_of(json.loads(path.read_text(encoding="utf-8")))
         model_type = facts.pop("model_type")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, RecursionError, KeyError, AttributeError):
         raise UserError(f"{path}: must be a JSON object with a 'model_type'") from None
     try:
-        spec_for(model_type)
+        spec_for(str(model_type))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return AutoConfig.for_model(model_type, **facts)
