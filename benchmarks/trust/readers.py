@@ -66,7 +66,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         "stages' files": Reader(_stage_files(), _artifact),
         "GGUF": Reader(_gguf(folder, model), lambda path: gguf.read(path, _float32()), 0.05),
         "SentencePiece": Reader(_sentencepiece(), lambda path: spm.read(path, True, True)),
-        "tokenizer.json": Reader(_tokenizers(), functools.partial(_in_folder, model), 0.1),
+        "tokenizer.json": Reader(_tokenizers(), functools.partial(_in_folder, _of_any_tokenizer(model, folder / "wide")), 0.1),
         "chat template": Reader(_templates(), functools.partial(_in_folder, model), 0.1),
         "config.json": Reader(_configs(), functools.partial(_in_folder, model), 0.1),
         "settings of a model": Reader(_settings(model), functools.partial(_in_folder, model), 0.1),
@@ -509,6 +509,16 @@ def _in_folder(model: Path, path: Path) -> object:
         if other.name != path.name and not link.exists() and other.suffix != ".safetensors":
             link.write_bytes(other.read_bytes())
     return local_folder.describe(path.parent, _float32())
+
+
+def _of_any_tokenizer(model: Path, folder: Path) -> Path:
+    """A folder whose other files fit the tokenizer of every dialect."""
+    folder.mkdir()
+    config = artifacts.read_json(model / "config.json") | {"vocab_size": 2000}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for name, values in {"config.json": config, "tokenizer_config.json": settings, "generation_config.json": {}}.items():
+        (folder / name).write_text(json.dumps(values))
+    return folder
 
 
 def _tokenizers() -> st.SearchStrategy[Input]:

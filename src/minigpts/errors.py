@@ -77,4 +77,6 @@ def _line(error: Exception) -> str | None:
             return f"{error.filename or 'the disk'}: {error.strerror}"
         case RuntimeError() if type(error).__name__ == "OutOfMemoryError":  # torch's; not every stage imports torch
             return "the device's memory is full; lower the section's sequence_length or runtime.batch_tokens"
+        case RuntimeError() if "inline_container.cc" in str(error):  # torch.save's, which says no more of a disk
+            return "the disk: a checkpoint can't be written whole; free some space, or move the project's folder"
     return None

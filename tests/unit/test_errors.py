@@ -21,6 +21,7 @@ from minigpts.errors import UserError, blaming, exit_cleanly, shown
         (OSError(errno.EROFS, "Read-only file system", "out.json"), "error: out.json: Read-only file system"),
         (UserError("\x1b[2J\u202e.csv:1: two\nlines"), "error: \\x1b[2J\\u202e.csv:1: two\\nlines"),
         (PermissionError(errno.EACCES, "Permission denied", "\x1b]0;a\x07"), "error: \\x1b]0;a\\x07: permission denied"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "error: the disk: a checkpoint"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "error: the device's memory is full"),
     ],
 )

@@ -55,7 +55,8 @@ def load_config(directory: Path) -> PreTrainedConfig:
         spec_for(str(model_type))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return AutoConfig.for_model(model_type, **facts)
+    with blaming(path, "no model can be built of it"):
+        return AutoConfig.for_model(model_type, **facts)
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -93,7 +94,8 @@ def load_model(directory: Path, dtype: torch.dtype, weights: Iterable[tuple[str,
         set_tensor(model, name, tensor.to(dtype))
     model.tie_weights()
     if (directory / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(directory)
+        with blaming(directory / "generation_config.json", "transformers can't read it"):
+            model.generation_config = GenerationConfig.from_pretrained(directory)
     return model
 
 
@@ -139,10 +141,15 @@ def _check(expected: Shapes, found: Shapes, where: Path) -> None:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer as stock ``AutoTokenizer`` loads it, without running code from the folder."""
+    """The tokenizer as stock ``AutoTokenizer`` loads it, without running code from the folder.
+
+    Raises UserError when it can't.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    lacking = "" if (directory / "tokenizer.json").exists() else "no tokenizer.json, and "
+    with blaming(directory, f"{lacking}transformers can't load its tokenizer"):
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 def load_fast_tokenizer(directory: Path) -> Tokenizer:
