@@ -10,11 +10,11 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from minigpts.errors import UserError
+from minigpts.errors import UserError, blaming
 
 
 @contextmanager
@@ -84,7 +84,8 @@ def _rounded(value: Any) -> Any:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a mapping written by :func:`write_json`."""
-    return json.loads(existing(path).read_text(encoding="utf-8"))
+    with _whole(path):
+        return json.loads(existing(path).read_text(encoding="utf-8"))
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -96,7 +97,7 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read what :func:`write_jsonl` wrote."""
-    with existing(path).open(encoding="utf-8") as file:
+    with _whole(path), existing(path).open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
@@ -110,7 +111,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read a curve; the values are strings."""
-    with existing(path).open(encoding="utf-8", newline="") as file:
+    with _whole(path), existing(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -141,35 +142,47 @@ def table_writer(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mappi
 def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[Any]]:
     """Read the named columns of a parquet file as lists, an ``optional`` one that isn't there as Nones.
 
-    Raises UserError when the file or another column is missing.
+    Raises UserError when the file or another column is missing, or the file is damaged.
     """
-    import pyarrow
     import pyarrow.parquet
 
-    try:
+    with _whole(path):
         table = pyarrow.parquet.read_table(existing(path))
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: not a readable parquet file ({error})") from None
-    for name in columns:
-        if name not in table.column_names:
-            raise UserError(f"{path}: no column '{name}'; it has {', '.join(table.column_names)}")
-    there = {name: table[name].to_pylist() for name in (*columns, *optional) if name in table.column_names}
+        for name in columns:
+            if name not in table.column_names:
+                raise UserError(f"{path}: no column '{name}'; it has {', '.join(table.column_names)}")
+        there = {name: table[name].to_pylist() for name in (*columns, *optional) if name in table.column_names}
     return {name: there.get(name, [None] * table.num_rows) for name in (*columns, *optional)}
 
 
 def stream_column(path: Path, column: str, batch_rows: int = 256) -> tuple[int, Iterator[Any]]:
-    """The number of rows of a parquet file, and one column's values a few at a time, for files larger than memory."""
-    import pyarrow
+    """The number of rows of a parquet file, and one column's values a few at a time, for files larger than memory.
+
+    Raises UserError as :func:`read_table`, the values too.
+    """
     import pyarrow.parquet
 
-    try:
+    with _whole(path):
         file = pyarrow.parquet.ParquetFile(existing(path))
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: not a readable parquet file ({error})") from None
-    if column not in file.schema_arrow.names:
-        raise UserError(f"{path}: no column '{column}'; it has {', '.join(file.schema_arrow.names)}")
-    batches = file.iter_batches(batch_rows, columns=[column])
-    return file.metadata.num_rows, (value for batch in batches for value in batch.column(0).to_pylist())
+        if column not in file.schema_arrow.names:
+            raise UserError(f"{path}: no column '{column}'; it has {', '.join(file.schema_arrow.names)}")
+
+    def values() -> Iterator[Any]:
+        batches = file.iter_batches(batch_rows, columns=[column])
+        while True:
+            with _whole(path):
+                batch = next(batches, None)
+                found = [] if batch is None else batch.column(0).to_pylist()
+            if batch is None:
+                return
+            yield from found
+
+    return file.metadata.num_rows, values()
+
+
+def _whole(path: Path) -> AbstractContextManager[None]:
+    """Turn what a library says of a damaged file into a UserError that names it."""
+    return blaming(path, "not a whole file of its kind; run `dvc repro` to make it again")
 
 
 def existing(path: Path) -> Path:

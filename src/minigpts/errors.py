@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # controls, line ends, changes of direction
+
 
 class UserError(Exception):
     """A problem the user can fix. Its text is one line: what is wrong, where, and what to do."""
+
+
+def shown(text: str, kept: str = "") -> str:
+    """The text as a terminal may print it: control characters but the ``kept`` ones are spelled out, as ``\\x1b``."""
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in kept else ascii(found[0])[1:-1], text)
 
 
 @contextmanager
@@ -43,21 +51,32 @@ def blaming(where: object, problem: str) -> Iterator[None]:
 
 
 def exit_cleanly(main: Callable[[], None]) -> None:
-    """Run a stage's ``main``; turn what a user can fix, disk and device memory included, into one line and exit code 1."""
+    """Run a stage's ``main``; turn what a user can fix, disk and device memory included, into one line and exit code 1.
+
+    What in the line would command a terminal, a file's or a column's name, is spelled out.
+    """
     try:
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except PermissionError as error:
-        sys.exit(f"error: {error.filename}: permission denied; check its permissions")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a write to an open file names none
-            sys.exit(f"error: {error.filename or 'the disk'}: no space left; free some, or move the project's folder")
-        # A read-only file system is the user's to fix; anything else keeps its traceback.
-        if error.filename is None or not isinstance(error.errno, int):
+    except (UserError, OSError, RuntimeError) as error:
+        line = _line(error)
+        if line is None:
             raise
-        sys.exit(f"error: {error.filename}: {error.strerror}")
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; not every stage imports torch
-            raise
-        sys.exit("error: the device's memory is full; lower the section's sequence_length or runtime.batch_tokens")
+        sys.exit(f"error: {shown(line)}")
+
+
+def _line(error: Exception) -> str | None:
+    """What a user can do about an error; None for a mistake of ours, which keeps its traceback."""
+    match error:
+        case UserError():
+            return str(error)
+        case PermissionError():
+            return f"{error.filename}: permission denied; check its permissions"
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):  # a write to an open file names none
+            return f"{error.filename or 'the disk'}: no space left; free some, or move the project's folder"
+        case OSError(errno=int()) if error.filename is not None or error.errno in (errno.EFBIG, errno.EIO):  # or a read-only disk
+            return f"{error.filename or 'the disk'}: {error.strerror}"
+        case RuntimeError() if type(error).__name__ == "OutOfMemoryError":  # torch's; not every stage imports torch
+            return "the device's memory is full; lower the section's sequence_length or runtime.batch_tokens"
+        case RuntimeError() if "inline_container.cc" in str(error):  # torch.save's, which says no more of a disk
+            return "the disk: a checkpoint can't be written whole; free some space, or move the project's folder"
+    return None

@@ -115,7 +115,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
+        problem = str(getattr(error, "problem", error)).splitlines()[0]  # a character that may not be there is told in two
+        raise UserError(f"{path}:{line} not valid YAML ({problem})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; save it as that") from None
     if not isinstance(document, dict):
         raise UserError(f"{path}: must be a mapping of parameters")
     return document

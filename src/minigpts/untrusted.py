@@ -1,12 +1,13 @@
-"""What a stranger's file may not do: unpack to gigabytes, lead out of its folder, run without end, or command the terminal."""
+"""What a stranger's file may not do: unpack to gigabytes, lead out of its folder, or run without end."""
 
 from __future__ import annotations
 
+import ctypes
 import re
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -16,13 +17,7 @@ from minigpts.errors import UserError
 LARGEST_RATIO = 200
 SMALL = 1 << 26  # and to more bytes than these, which harm nobody.
 
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # controls, line ends, changes of direction
 _BY_CONTENT = re.compile("[0-9a-f]{30,64}")  # names of files in the caches of the hub's client and of DVC
-
-
-def shown(text: str, kept: str = "") -> str:
-    """The text as a terminal may print it: control characters but the ``kept`` ones are spelled out, as ``\\x1b``."""
-    return _UNSEEN.sub(lambda found: found[0] if found[0] in kept else ascii(found[0])[1:-1], text)
 
 
 def is_bomb(unpacked: int, packed: int) -> bool:
@@ -44,8 +39,8 @@ class _Overtime(BaseException):
 def bounded(what: str, seconds: float, num_bytes: int) -> Iterator[None]:
     """Raise a UserError, which begins with ``what``, where the block takes longer, or more memory on top of what is taken.
 
-    Seconds are the process's on a processor. Only Python code in the main thread is interrupted, and not on Windows; memory is
-    bounded where the system tells how much is taken.
+    Any thread may ask. Code in C is interrupted in the main thread alone, where it lets itself be: huge numbers do, regular
+    expressions don't. Memory is the whole process's, and bounded where the system tells how much is taken.
     """
     try:
         with _timer(seconds), _memory(num_bytes):
@@ -56,14 +51,18 @@ def bounded(what: str, seconds: float, num_bytes: int) -> Iterator[None]:
         raise UserError(f"{what} takes more than {num_bytes >> 20:,} MiB of memory") from None
 
 
+def _timer(seconds: float) -> AbstractContextManager[None]:
+    in_main = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")  # Windows has none
+    return _signal(seconds) if in_main else _bell(seconds)
+
+
 @contextmanager
-def _timer(seconds: float) -> Iterator[None]:
+def _signal(seconds: float) -> Iterator[None]:
+    """Counts the process's seconds on a processor."""
+
     def ring(number: int, frame: FrameType | None) -> None:
         raise _Overtime
 
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):  # Windows
-        yield
-        return
     before = signal.signal(signal.SIGPROF, ring)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
@@ -71,6 +70,28 @@ def _timer(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
+
+
+@contextmanager
+def _bell(seconds: float) -> Iterator[None]:
+    """Counts seconds of the clock, in any thread."""
+    thread, lock, over = ctypes.c_ulong(threading.get_ident()), threading.Lock(), False
+
+    def ring() -> None:
+        with lock:
+            if not over:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_Overtime))
+
+    timer = threading.Timer(seconds, ring)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            over = True
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)  # one that was on its way
+        timer.cancel()
 
 
 @contextmanager

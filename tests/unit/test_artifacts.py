@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minigpts import artifacts
+from minigpts.errors import UserError
 
 CALLS = [(os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "mkdir"), (shutil, "rmtree")]
 
@@ -105,3 +106,32 @@ def test_a_folder_discarded_half_does_not_look_whole(tmp_path):
         assert contents(folder) in (None, OLD)
     assert moment > 3
     assert not list(tmp_path.iterdir())
+
+
+TABLE = {"text": [f"text {number}" for number in range(2000)]}
+WRITTEN: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
+    "a.json": (lambda path: artifacts.write_json(path, TABLE), artifacts.read_json),
+    "a.jsonl": (lambda path: artifacts.write_jsonl(path, [TABLE]), artifacts.read_jsonl),
+    "a.csv": (lambda path: artifacts.write_csv(path, [{"a": "é" * 99}]), artifacts.read_csv),
+    "a.parquet": (lambda path: artifacts.write_table(path, TABLE), lambda path: artifacts.read_table(path, ["text"])),
+    "streamed.parquet": (
+        lambda path: artifacts.write_table(path, TABLE),
+        lambda path: list(artifacts.stream_column(path, "text")[1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_damaged_file_of_a_stage_is_one_line_that_says_how_to_make_it_again(tmp_path, name):
+    path, (write, read) = tmp_path / name, WRITTEN[name]
+    write(path)
+    whole = path.read_bytes()
+    read(path)
+    damages = {"short": whole[:-3], "half": whole[: len(whole) // 2], "no text": b"\xff" + whole[1:]}
+    for damage in {"a.csv": ["no text"], "a.parquet": ["short", "half"], "streamed.parquet": ["short", "half"]}.get(name, damages):
+        path.write_bytes(damages[damage])
+        with pytest.raises(
+            UserError, match=rf"^{path}: not a whole file of its kind; run `dvc repro` to make it again \("
+        ) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)

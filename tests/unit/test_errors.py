@@ -7,7 +7,7 @@ import errno
 import pytest
 import torch
 
-from minigpts.errors import UserError, blaming, exit_cleanly
+from minigpts.errors import UserError, blaming, exit_cleanly, shown
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,11 @@ from minigpts.errors import UserError, blaming, exit_cleanly
         (PermissionError(errno.EACCES, "Permission denied", "config.json"), "error: config.json: permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), "error: the disk: no space left"),  # as file.write raises it
         (OSError(errno.ENOSPC, "No space left on device", "out.json"), "error: out.json: no space left"),
+        (OSError(errno.EFBIG, "File too large"), "error: the disk: File too large"),
         (OSError(errno.EROFS, "Read-only file system", "out.json"), "error: out.json: Read-only file system"),
+        (UserError("\x1b[2J\u202e.csv:1: two\nlines"), "error: \\x1b[2J\\u202e.csv:1: two\\nlines"),
+        (PermissionError(errno.EACCES, "Permission denied", "\x1b]0;a\x07"), "error: \\x1b]0;a\\x07: permission denied"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "error: the disk: a checkpoint"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "error: the device's memory is full"),
     ],
 )
@@ -28,6 +32,17 @@ def test_what_a_user_can_fix_is_one_line(error, line):
     with pytest.raises(SystemExit) as caught:
         exit_cleanly(main)
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+
+
+def test_nothing_that_a_terminal_obeys_is_left():
+    hostile = "a\x1b]0;title\x07\x1b[2J\x9b31m\r\b\x7fb\n\u202ec\u2066\udc80"
+    assert shown(hostile) == "a\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\r\\x08\\x7fb\\n\\u202ec\\u2066\\udc80"
+
+
+def test_text_of_any_language_is_left_as_it_is():
+    text = "naïve façade 🫀👩🏽\u200d⚕️ 心臓 שלום مرحبا “x”"
+    assert shown(text) == text
+    assert shown("a\n\tb\x1b", kept="\n\t") == "a\n\tb\\x1b"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError("no errno"), KeyError("acc")])

@@ -68,3 +68,15 @@ def test_refusals_name_the_parameter(tmp_path, line, message):
 
 def test_the_committed_file_has_every_top_level_name():
     assert list(params.TOP_LEVEL) == list(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"model: \xff", "not UTF-8; save it as that"), (b"model:\n  text: \x00", "not valid YAML (unacceptable character #x0000")],
+)
+def test_what_is_no_text_is_one_line(tmp_path, content, message):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        params.read(path, Section, "model")
+    assert str(caught.value).startswith(f"{path}: {message}") and "\n" not in str(caught.value)

@@ -38,7 +38,7 @@ class Renderer:
 
         The text lacks the token that stands before every text anyway, and the white space at its end. Raises LeftOut where the
         template refuses the chat, or leaves a reply out, and where someone says a special token: in the text it would be one.
-        Raises UserError naming the row ``where`` without a parent.
+        Raises UserError naming the row ``where`` without a parent, and naming the template where that goes on and on.
         """
         if self.model is None:
             raise UserError(f"{where}: holds a chat, which the parent's template must render; give --model")
@@ -50,6 +50,8 @@ class Renderer:
             raise LeftOut(CONTROL)
         try:
             whole = parent.template.render(chat.messages, chat.tools)
+        except UserError:
+            raise
         except Exception as error:  # a template is a program
             raise LeftOut(REFUSED) from error
         replies = [number for number, message in enumerate(chat.messages) if message["role"] == "assistant"]
@@ -74,12 +76,12 @@ class _Parent:
     @classmethod
     def of(cls, folder: Path) -> _Parent:
         template = ChatTemplate.of(folder)
-        plain = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
+        ours = Path(__file__).parent / "chat_template.jinja"
         tokenizer = checkpoint.load_fast_tokenizer(folder)
         special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
         bos = tokenizer.id_to_token(packing.boundaries(tokenizer, checkpoint.load_config(folder)).bos)
         return cls(
-            template or ChatTemplate(plain, special_tokens(folder)),
+            template or ChatTemplate(str(ours), ours.read_text(encoding="utf-8"), special_tokens(folder)),
             template is None,
             re.compile("|".join(map(re.escape, special)) or "(?!)"),  # which matches nothing
             bos or "",
@@ -126,6 +128,8 @@ class _Parent:
         """Some messages as text; None where the template refuses them."""
         try:
             return self.template.render(messages, chat.tools, prompt=prompt)
+        except UserError:
+            raise
         except Exception:  # a beginning without a user, say
             return None
 

@@ -136,6 +136,8 @@ class Chats:
         """What stands before the marked turn, and the line that ends it."""
         try:
             before, behind = self.template.render(chat, prompt=prompt).split(MARK)
+        except UserError:
+            raise
         except Exception as error:  # a template is a program, and may show a turn twice or not at all
             raise LeftOut("templates without a user's turn") from error
         return before.rstrip(" "), next(iter(behind.strip().splitlines()), "")  # a tokenizer puts a space into the word behind it

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigpts import artifacts
 from minigpts.errors import UserError, blaming
 from minigpts.model import checkpoint
 from minigpts.model.weights import WEIGHTS
@@ -88,7 +89,7 @@ def write(folder: Path, directory: Path) -> float:
     with TemporaryDirectory(dir=folder) as scratch:
         built = _build(Path(scratch), directory, config)
         model = onnx.load(built / "model.onnx")
-        genai = json.loads((built / "genai_config.json").read_text(encoding="utf-8"))
+        genai = artifacts.read_json(built / "genai_config.json")
     _number_cache_dimension(model.graph, genai["model"]["decoder"]["head_size"])
     if config.tie_word_embeddings and config.hidden_size % BLOCK_SIZE == 0:
         _share_embedding(model.graph)
@@ -99,7 +100,7 @@ def write(folder: Path, directory: Path) -> float:
     onnx.save(model, path, save_as_external_data=True, location=weights.name)
     genai["model"]["decoder"]["filename"] = FILE
     _write_json(folder / "genai_config.json", genai)
-    fields = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    fields = artifacts.read_json(directory / "config.json")
     loading = {"dtype": "q8", "use_external_data_format": True}
     _write_json(folder / "config.json", {**fields, "transformers.js_config": loading})
     for name in checkpoint.COMPANIONS:
@@ -107,7 +108,7 @@ def write(folder: Path, directory: Path) -> float:
             shutil.copyfile(directory / name, folder / name)
     template = folder / "chat_template.jinja"
     if template.exists():  # Transformers.js reads it out of the settings alone
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings = artifacts.read_json(folder / "tokenizer_config.json")
         settings["chat_template"] = template.read_text(encoding="utf-8")
         _write_json(folder / "tokenizer_config.json", settings)
     return (path.stat().st_size + weights.stat().st_size) / 1e6
@@ -120,7 +121,7 @@ def _build(scratch: Path, directory: Path, config: PreTrainedConfig) -> Path:
     for name in (WEIGHTS, *checkpoint.COMPANIONS):
         if (directory / name).exists():
             (source / name).symlink_to((directory / name).resolve())
-    fields = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    fields = artifacts.read_json(directory / "config.json")
     _write_json(source / "config.json", {**fields, **_spelled_out(config)})
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     with blaming(directory, "onnxruntime-genai's model builder failed"), redirect_stdout(StringIO()), redirect_stderr(StringIO()):

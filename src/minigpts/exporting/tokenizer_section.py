@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.exporting.chat_template import turn_end
 from minigpts.exporting.hyperparameters import Fields
@@ -51,7 +52,7 @@ def tokenizer_section(directory: Path, vocab_size: int) -> Fields:
     """
     path = directory / "tokenizer.json"
     tokenizer = checkpoint.load_fast_tokenizer(directory)
-    definition = json.loads(path.read_text(encoding="utf-8"))
+    definition = artifacts.read_json(path)
     byte_level = any(step["type"] == "ByteLevel" for step in _steps(definition.get("pre_tokenizer"), "pretokenizers"))
     kind = _byte_level(definition, path) if byte_level else _sentencepiece(definition, path)
     return {
@@ -166,7 +167,7 @@ def _scores(definition: Mapping[str, Any]) -> dict[str, float]:
 
 def _specials(directory: Path, tokenizer: Tokenizer, path: Path) -> Fields:
     """Ids of the special tokens, and which of them stand around every text."""
-    settings = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings = artifacts.read_json(directory / "tokenizer_config.json")
     fields: Fields = {}
     for role, key in SPECIAL_KEYS.items():
         token_id = tokenizer.token_to_id(_text(settings[role])) if settings.get(role) else None

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpts import artifacts
-from minigpts.errors import UserError, named
+from minigpts.errors import UserError, named, shown
 from minigpts.importing.requirements import Origins, require_usable
 from minigpts.model import checkpoint
 from minigpts.model.transformers4 import tokenizer_settings
 from minigpts.model.weights import StoredWeights
-from minigpts.untrusted import shown
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +104,8 @@ def write(model: ImportedModel, origin: object, destination: Path) -> None:
 
 def _write_companions(model: Description, folder: Path) -> None:
     model.generation_config.save_pretrained(folder)
-    model.tokenizer.save(str(folder / "tokenizer.json"))
+    definition = model.tokenizer.to_str(pretty=True)  # its own save says nothing of errno where the disk is full
+    (folder / "tokenizer.json").write_text(definition, encoding="utf-8", newline="\n")
     settings = tokenizer_settings(model.config.max_position_embeddings, model.special_tokens)
     artifacts.write_json(folder / "tokenizer_config.json", settings)
     if model.chat_template is not None:

@@ -187,7 +187,7 @@ def _tokenizer(staged: Path, folder: Path) -> tuple[Tokenizer, PreTrainedTokeniz
         with named(path, staged / "tokenizer.model"):
             # what transformers' classes around SentencePiece take where the settings don't say
             around = settings.get("add_bos_token", True), settings.get("add_eos_token", False)
-            spm.read(staged / "tokenizer.model", *around).save(str(path))
+            path.write_text(spm.read(staged / "tokenizer.model", *around).to_str(), encoding="utf-8", newline="\n")
     if not path.exists():
         stock = _stock_tokenizer(staged, folder)
         return stock.backend_tokenizer, stock
@@ -202,9 +202,7 @@ def _tokenizer(staged: Path, folder: Path) -> tuple[Tokenizer, PreTrainedTokeniz
 
 
 def _stock_tokenizer(staged: Path, folder: Path) -> PreTrainedTokenizerBase:
-    there = any((staged / form[0]).exists() for form in contents.TOKENIZERS)
-    with blaming(folder, f"{'' if there else 'no tokenizer.json, and '}transformers can't load its tokenizer"):
-        tokenizer = checkpoint.load_tokenizer(staged)
+    tokenizer = checkpoint.load_tokenizer(staged)
     if not tokenizer.is_fast:
         raise UserError(f"{folder}: its tokenizer has no fast form; the pipeline needs a tokenizer.json")
     return tokenizer

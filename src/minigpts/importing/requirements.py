@@ -13,7 +13,6 @@ from minigpts.errors import UserError, blaming, named
 from minigpts.model import checkpoint, packing
 from minigpts.model.chat_template import ChatTemplate
 from minigpts.model.families import spec_for
-from minigpts.untrusted import bounded
 from minigpts.vocabulary import counts, dialect, keep, trim
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
 
 MIN_POSITIONS = 2  # of the shortest sequence that predicts anything
-RENDER_SECONDS, RENDER_BYTES = 10, 1 << 30  # most that a chat template may take for a chat of four words
 SHORT = 5  # tokens of the trial sequence: more than one, and few
 
 
@@ -59,8 +57,7 @@ def require_usable(
     special = _special_ids(config.to_dict(), tokens, origins.config)
     special |= _special_ids(generation_config.to_dict(), tokens, origins.generation_config)
     if chat_template is not None:
-        _require_bounded(ChatTemplate(chat_template, special_tokens), origins.chat_template)
-        special |= keep.written_ids(ChatTemplate(chat_template, special_tokens), tokenizer, origins.chat_template)
+        special |= keep.written_ids(ChatTemplate(origins.chat_template, chat_template, special_tokens), tokenizer)
     _require_trimmable(definition, tokenizer, special, origins)
     with named("config.json", origins.config):
         packing.boundaries(tokenizer, config)
@@ -82,19 +79,6 @@ def _special_ids(settings: Mapping[str, Any], tokens: list[str | None], where: s
     with blaming(where, "its token ids can't be renumbered; ids are whole numbers, in lists where the field holds several"):
         trim.rename_settings(settings, range(len(tokens)))
     return needed
-
-
-def _require_bounded(template: ChatTemplate, where: str) -> None:
-    """Raise a UserError for a template that goes on and on: the sandbox bounds each of its ranges, but not how they are nested."""
-    turns = [{"role": role, "content": "a"} for role in ("system", "user", "assistant", "user")]
-    for chat in (turns, turns[1:2]):
-        with bounded(f"{where}: the chat template", RENDER_SECONDS, RENDER_BYTES):
-            try:
-                template.render(chat, prompt=True)
-            except MemoryError:
-                raise
-            except Exception:  # some refuse a system message; which chats must render is told elsewhere
-                continue
 
 
 def _require_trimmable(definition: Mapping[str, Any], tokenizer: Tokenizer, needed: set[int], origins: Origins) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from minigpts import artifacts
+from minigpts.untrusted import bounded
 
 NAME = "chat_template.jinja"
+SECONDS, BYTES = 10, 1 << 30  # most that rendering a chat may take: the sandbox bounds each range, but not how they are nested
 DAY = date(2024, 7, 26)  # what Llama 3.2's writes where there is no clock
 
 # Put before a template, it answers for the clock.
@@ -36,6 +38,7 @@ def special_tokens(directory: Path) -> dict[str, str]:
 class ChatTemplate:
     """A template in Jinja's language, and the special tokens it may write."""
 
+    where: str  # the file that holds it, for messages
     source: str
     special: Mapping[str, str]  # by role: "eos_token"
 
@@ -43,7 +46,7 @@ class ChatTemplate:
     def of(cls, directory: Path) -> ChatTemplate | None:
         """The template of a checkpoint folder; None where it has none."""
         path = directory / NAME
-        return cls(path.read_text(encoding="utf-8"), special_tokens(directory)) if path.exists() else None
+        return cls(str(path), path.read_text(encoding="utf-8"), special_tokens(directory)) if path.exists() else None
 
     def render(
         self,
@@ -55,15 +58,17 @@ class ChatTemplate:
     ) -> str:
         """The chat as text, followed by what asks for a reply where ``prompt`` is set; ``day`` is the date in a format.
 
-        Raises whatever the template raises: it is a program, and some refuse a system message or two users in a row.
+        Raises whatever the template raises: it is a program, and some refuse a system message or two users in a row. Raises
+        UserError for one that goes on and on: that is no refusal, and the next chat may take as long.
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 
         days = {literal: day(literal) for literal in self.literals if "%" in literal}
         given = None if tools is None else [dict(tool) for tool in tools]
-        texts, _ = render_jinja_template(
-            [list(chat)], given, chat_template=_CLOCK + self.source, add_generation_prompt=prompt, days=days, **self.special
-        )
+        with bounded(f"{self.where}: the chat template", SECONDS, BYTES):
+            texts, _ = render_jinja_template(
+                [list(chat)], given, chat_template=_CLOCK + self.source, add_generation_prompt=prompt, days=days, **self.special
+            )
         return str(texts[0])
 
     @cached_property

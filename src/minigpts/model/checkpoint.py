@@ -50,13 +50,14 @@ def load_config(directory: Path) -> PreTrainedConfig:
     try:
         facts = facts_of(json.loads(path.read_text(encoding="utf-8")))
         model_type = facts.pop("model_type")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, RecursionError, KeyError, AttributeError):
         raise UserError(f"{path}: must be a JSON object with a 'model_type'") from None
     try:
-        spec = spec_for(model_type)
+        spec = spec_for(str(model_type))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    config = AutoConfig.for_model(model_type, **facts)
+    with blaming(path, "no model can be built of it"):
+        config = AutoConfig.for_model(model_type, **facts)
     for name, value in spec.assumes.items():
         if getattr(config, name) != value:
             raise UserError(f"{path}: {name} is {getattr(config, name)}; {model_type} models are supported with {value} alone")
@@ -98,7 +99,8 @@ def load_model(directory: Path, dtype: torch.dtype, weights: Iterable[tuple[str,
         set_tensor(model, name, tensor.to(dtype))
     model.tie_weights()
     if (directory / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(directory)
+        with blaming(directory / "generation_config.json", "transformers can't read it"):
+            model.generation_config = GenerationConfig.from_pretrained(directory)
     return model
 
 
@@ -157,10 +159,15 @@ def _check(expected: Shapes, found: Shapes, where: Path) -> None:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer as stock ``AutoTokenizer`` loads it, without running code from the folder."""
+    """The tokenizer as stock ``AutoTokenizer`` loads it, without running code from the folder.
+
+    Raises UserError when it can't.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    lacking = "" if (directory / "tokenizer.json").exists() else "no tokenizer.json, and "
+    with blaming(directory, f"{lacking}transformers can't load its tokenizer"):
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 def load_fast_tokenizer(directory: Path) -> Tokenizer:

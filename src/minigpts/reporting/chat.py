@@ -15,12 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minigpts.errors import UserError, exit_cleanly
+from minigpts.errors import UserError, exit_cleanly, shown
 from minigpts.gguf_layout import read_back
 from minigpts.model import checkpoint, packing
 from minigpts.model.weights import WEIGHTS
 from minigpts.reporting.captions import size
-from minigpts.untrusted import shown
 
 if TYPE_CHECKING:
     import torch

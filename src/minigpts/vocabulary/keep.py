@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigpts.errors import UserError, blaming
-from minigpts.model import chat_template
 from minigpts.model.chat_template import ChatTemplate
 from minigpts.vocabulary import dialect
 from minigpts.vocabulary.trim import ids_of
@@ -137,15 +136,15 @@ def derivation(token: str, ranks: dialect.Ranks) -> set[str]:
 def template_ids(directory: Path, tokenizer: Tokenizer) -> set[int]:
     """Ids of the tokens that a checkpoint's chat template writes, as :func:`written_ids`; none without ``chat_template.jinja``."""
     template = ChatTemplate.of(directory)
-    return set() if template is None else written_ids(template, tokenizer, str(directory / chat_template.NAME))
+    return set() if template is None else written_ids(template, tokenizer)
 
 
-def written_ids(template: ChatTemplate, tokenizer: Tokenizer, where: str) -> set[int]:
+def written_ids(template: ChatTemplate, tokenizer: Tokenizer) -> set[int]:
     """Ids of the tokens that a chat template writes, rendered around one-letter messages and piece by piece.
 
-    Raises UserError, naming the file ``where``, for a template that renders no conversation at all, even with a tool.
+    Raises UserError, naming the template's file, for one that renders no conversation at all, even with a tool, and as ``render``.
     """
-    with blaming(where, "the chat template doesn't work; mend it or remove it"):
+    with blaming(template.where, "the chat template doesn't work; mend it or remove it"):
         texts = {*template.literals, *_rendered_conversations(template)}
         return {token_id for text in texts for token_id in tokenizer.encode(text, add_special_tokens=False).ids}
 
@@ -159,6 +158,8 @@ def _rendered_conversations(template: ChatTemplate) -> list[str]:
         for conversation, prompt in product(conversations, (False, True)):
             try:
                 rendered.append(template.render(conversation, tools, prompt=prompt, day=_every_day))
+            except UserError:
+                raise
             except Exception as error:  # a template is a program: some refuse a system message, others fail without tools
                 failure = error
         if rendered:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.vocabulary.dialect import parts_of
@@ -182,7 +183,7 @@ def trim_files(directory: Path, definition: Mapping[str, Any], parent: Tokenizer
 def _edit_json(path: Path, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Order and precision stay the file's own, unlike those of the metrics."""
     if path.exists():
-        edited = edit(json.loads(path.read_text(encoding="utf-8")))
+        edited = edit(artifacts.read_json(path))
         path.write_text(json.dumps(edited, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

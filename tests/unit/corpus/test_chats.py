@@ -10,7 +10,8 @@ import pytest
 
 from minigpts.corpus.chats import CONTROL, REFUSED, UNCLEAR, Renderer
 from minigpts.corpus.readers.chat_rows import Chat, LeftOut
-from minigpts.model import checkpoint, packing
+from minigpts.errors import UserError
+from minigpts.model import chat_template, checkpoint, packing
 from minigpts.model.packing import CONTEXT, IGNORED
 from minigpts.training import data
 from tests.unit.corpus.chat_templates import FAMILIES, write_parent
@@ -144,3 +145,15 @@ def test_a_shifted_or_empty_mask_is_refused(tmp_path, written):
     template = "{% for m in messages %}" + written + "</s>{% endfor %}"
     with pytest.raises(LeftOut, match=UNCLEAR):
         rendered(write_parent(tmp_path, replace(FAMILIES["alpaca"], template=template)), TALK)
+
+
+def test_a_template_that_goes_on_and_on_for_some_chats_stops_the_reading_of_them_in_one_line(tmp_path, monkeypatch):
+    """It is no refusal: ten seconds for each of a million chats would be no end."""
+    monkeypatch.setattr(chat_template, "SECONDS", 0.05)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    family = replace(next(iter(FAMILIES.values())), template="{% if 'heart' in messages[0].content %}" + loop + "{% endif %}")
+    folder = write_parent(tmp_path, family)
+    with pytest.raises(LeftOut):
+        rendered(folder, [{"role": "user", "content": "The lung?"}, TALK[1]])
+    with pytest.raises(UserError, match=rf"^{folder}/chat_template\.jinja: the chat template takes more than 0\.05 seconds$"):
+        rendered(folder, TALK)

@@ -177,7 +177,7 @@ def test_through_a_chat_template_scores_are_the_harnesss(tmp_path, name):
 
 def test_a_template_that_refuses_a_question_is_one_line():
     model, tokenizer = spanning_parts("none")
-    refusing = ChatTemplate("{{ raise_exception('a system message, please') }}", {})
+    refusing = ChatTemplate("a.jinja", "{{ raise_exception('a system message, please') }}", {})
     with pytest.raises(UserError, match=r"^evaluate\.chat: the chat template refuses a question; .*a system message, please\)$"):
         multiple_choice.score(model, tokenizer, [{"question": "?", "choices": CHOICES}], batch_tokens=500, template=refusing)
 

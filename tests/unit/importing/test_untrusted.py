@@ -15,10 +15,10 @@ from transformers import AutoTokenizer
 
 from minigpts.download import wheels
 from minigpts.errors import UserError
-from minigpts.importing import contents, gguf, imported, local_folder, requirements, spm, staging
-from minigpts.model import checkpoint
+from minigpts.importing import contents, gguf, imported, local_folder, spm, staging
+from minigpts.model import chat_template, checkpoint
 from minigpts.model.config_facts import NO_FACTS
-from minigpts.model.weights import StoredWeights
+from minigpts.model.weights import WEIGHTS, StoredWeights
 from tests import tiny
 from tests.unit.corpus.readers.files import SPM_TRAINER, sentencepiece_model, write_gguf
 from tests.unit.importing.test_requirements import edit
@@ -73,6 +73,17 @@ def test_a_stage_that_is_given_a_hostile_folder_computes_as_ever(folder, field):
     assert model.config._attn_implementation == expected.config._attn_implementation
     assert torch.equal(model(ids).logits, logits)
     assert not hasattr(checkpoint.load_config(folder), "auto_map")
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", WEIGHTS])
+@pytest.mark.parametrize("length", [0, 30])
+def test_a_stage_that_is_given_a_damaged_folder_says_so_in_one_line(folder, name, length):
+    (folder / name).write_bytes((folder / name).read_bytes()[:length])
+    with pytest.raises(UserError, match=rf"^{folder}") as caught:
+        checkpoint.load_model(folder, torch.float32)
+        checkpoint.load_fast_tokenizer(folder)
+        checkpoint.load_tokenizer(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_attention_of_a_config_object_is_not_taken_either(folder):
@@ -392,8 +403,8 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("case", TEMPLATES)
 def test_a_chat_template_neither_goes_on_without_end_nor_reaches_for_attributes(folder, monkeypatch, case):
-    monkeypatch.setattr(requirements, "RENDER_SECONDS", 0.5)
-    monkeypatch.setattr(requirements, "RENDER_BYTES", 1 << 28)
+    monkeypatch.setattr(chat_template, "SECONDS", 0.5)
+    monkeypatch.setattr(chat_template, "BYTES", 1 << 28)
     template, message = TEMPLATES[case]
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(UserError, match=rf"^{folder}/chat_template\.jinja: the chat template {message}") as caught:

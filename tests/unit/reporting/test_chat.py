@@ -10,10 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minigpts.errors import UserError
+from minigpts.errors import UserError, shown
 from minigpts.model import checkpoint
 from minigpts.reporting import chat
-from minigpts.untrusted import shown
 from tests import tiny
 from tests.unit.post_processors import POST_PROCESSORS
 from tests.unit.reporting.run_files import write_export

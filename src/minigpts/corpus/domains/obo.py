@@ -61,7 +61,7 @@ def _term(stanza: str) -> Term:
                 if re.match(r"EXACT(?: layperson| abbreviation)? \[", rest):
                     term.synonyms.append(text)
             case "is_a":
-                term.parents.append(value.split()[0])
+                term.parents += value.split()[:1]
             case "is_obsolete":
                 term.obsolete = value.strip() == "true"
     return term

@@ -97,7 +97,7 @@ def _message(turn: Any, where: str, clean: Callable[[str], str]) -> Message:
     role = turn.get("role", turn.get("from"))
     if role is None:
         raise UserError(f"{where} has no role; there is {', '.join(turn) or 'nothing'}")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise UserError(f"{where} has the role {role!r}; known are {', '.join(ROLES)}")
     content = _content(turn.get("content", turn.get("value")), where)
     message: Message = {"role": ROLES[role], "content": clean(content)}

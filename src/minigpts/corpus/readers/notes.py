@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from minigpts.untrusted import shown
+from minigpts.errors import shown
 
 NAMED = 6  # files or columns in one line
 

@@ -37,3 +37,8 @@ def test_parse_reads_escapes_scopes_and_parents_and_skips_what_is_obsolete():
 )
 def test_prose_is_clean_and_keeps_the_words(raw, clean):
     assert obo.prose(raw, obo._CITATION) == clean
+
+
+def test_a_term_that_names_no_parent_has_none():
+    terms, _ = obo.parse("format-version: 1.2\n\n[Term]\nid: HP:1\nis_a: \nis_a: HP:2 ! Two\n")
+    assert terms["HP:1"].parents == ["HP:2"]

@@ -127,6 +127,7 @@ def test_what_nothing_can_be_learnt_from_is_counted_and_the_first_is_named(tmp_p
             {"messages": [TURNS[0], {"role": "wizard", "content": "a"}]},
             "a.jsonl:2: turn 2 has the role 'wizard'; known are system,",
         ),
+        ({"messages": [{"role": {"a": 1}, "content": "a"}]}, "a.jsonl:2: turn 1 has the role {'a': 1}; known are system,"),
         ({"messages": {"role": "user"}}, "a.jsonl:2: 'messages' holds dict, not a list"),
         ({"messages": "Hello."}, "a.jsonl:2: 'messages' is text, and no JSON list"),
         ({"conversations": ["Hello."]}, "a.jsonl:2: turn 1 is str, not an object with a role and a content"),
