@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer
 
@@ -30,6 +31,16 @@ def test_every_token_gets_a_row(inputs: list[str], tmp_path: Path) -> None:
     occurring = {token: count for token, count in zip(table["token"], table["count"], strict=True) if count}
     assert occurring["Ġheart"] == 1 and occurring["1"] == occurring["2"] == 1
     assert sum(occurring.values()) == sum(table["count"])
+
+
+def test_tokens_of_general_text_count_too(inputs: list[str], tmp_path: Path) -> None:
+    texts = {"general": ["2"], "written": [], "both": ["heart 12", "the heart", "2"]}
+    for name, rows in texts.items():
+        artifacts.write_table(tmp_path / f"{name}.parquet", {"text": pa.array(rows, pa.string())})
+    general = [f"--{name}={tmp_path / name}.parquet" for name in ("general", "written")]
+    count_tokens.main([*inputs, *general, "--out", str(tmp_path / "counts.parquet")])
+    count_tokens.main([*inputs[:3], str(tmp_path / "both.parquet"), "--out", str(tmp_path / "expected.parquet")])
+    assert (tmp_path / "counts.parquet").read_bytes() == (tmp_path / "expected.parquet").read_bytes()
 
 
 def test_neither_torch_nor_transformers_is_imported(inputs: list[str], tmp_path: Path) -> None:
