@@ -1,5 +1,5 @@
-"""Rehearse dvc.yaml's stages on two layers of the parent with random weights and some 200 documents of the text, in about a minute,
-and predict the time, memory and disk of the run. What DVC adds isn't rehearsed: hashing outs, copying them into its cache."""
+"""Rehearse all stages on a two-layer copy of the parent with random weights and some 200 documents of the text; predict what the run
+needs of time, memory and disk. What DVC adds isn't rehearsed: it hashes what stages read and write, and copies it into its cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from minigpts.exporting.params import ExportParams
 from minigpts.importing.source import ModelSource
 from minigpts.pruning.params import Params as PruneParams
 from minigpts.quantization.params import Precision
-from minigpts.rehearsal.sample import Sample
+from minigpts.rehearsal.sample import READ, Sample
 from minigpts.training.recipe import Recipe
 from stages import (
     check_budget,
@@ -43,9 +43,13 @@ from stages import (
 from stages.tune_parent import Params as TuneParent
 
 if TYPE_CHECKING:
+    import torch
+
     from minigpts.rehearsal.prediction import Prediction, Work
 
 TOP_LEVEL = ((prune_neurons.Quiet, "threshold"), (prune_embeddings.Params, "embedding_threshold"), (TuneParent, "tune_parent"))
+
+BUSY = 1.5  # the load of a core beyond which other work changes what is measured
 
 
 @dataclass(frozen=True)
@@ -105,14 +109,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             YAML(typ="safe", pure=True).dump(values, file)
         shutil.copyfile("dvc.yaml", folder / "dvc.yaml")
         with contextlib.chdir(folder):
-            for stage, command in tqdm(list(_commands(folder)), desc="rehearsing", unit="stage"):
+            for stage, command in tqdm(list(_commands(folder)), desc="rehearsing", unit="stage", disable=None):
                 _run(stage, command, sample)
                 if stage == "write_general" and asked.write_general.tokens:
                     _write_in_its_place()
             work = _work(asked, sample)
-        took = costs.measure(copy, asked.finetune, asked.runtime, device(asked.runtime))
+        where = device(asked.runtime)
+        took = costs.measure(copy, asked.finetune, asked.runtime, where)
     prediction = Prediction(Sizes.of(parent.config, shapes), work, took, asked.runtime.batch_tokens)
-    _print(asked, sample, prediction)
+    _print(asked, sample, prediction, where)
 
 
 def _require_layers(asked: Asked, layers: int) -> None:
@@ -175,28 +180,35 @@ def _work(asked: Asked, sample: Sample) -> Work:
     )
 
 
-def _print(asked: Asked, sample: Sample, prediction: Prediction) -> None:
+def _print(asked: Asked, sample: Sample, prediction: Prediction, where: torch.device) -> None:
+    import torch
+
     from minigpts.rehearsal.prediction import gigabytes, text
 
     if sample.regrouped is not None:
-        print(
-            f"the first {sample.num_documents:,} documents are of {sample.regrouped} groups, so they were rehearsed as if of none"
-        )
+        print(f"the first {READ:,} documents are of {sample.regrouped} groups alone, so they were rehearsed without groups")
     parent, needs = prediction.parent, prediction.stages()
     sizes = f"{parent.parameters / 1e6:,.1f} M parameters in {parent.layers} layers"
     print(f"every stage took a copy of {asked.model.name} ({sizes}) and {sample.num_documents:,} documents of {asked.dataset.name}")
-    known = "" if sample.corpus_bytes is not None else ", for as much text as the maximum sizes allow"
-    print(
-        f"predicted for this machine, about{known}; downloads, reading the text and what takes seconds left out:\n\n{text(needs)}\n"
-    )
+    print("about what the run needs on this machine, where a stage computes:\n")
+    print(text(needs), end="\n\n")
+    if sample.corpus_bytes is None:
+        print("how much text there is can't be known before it is read: taken for as much as the maximum sizes allow")
     outs, states = prediction.disk()
-    free, memory = shutil.disk_usage(Path.cwd()).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     print(f"disk: {gigabytes(outs)} for what the stages write and DVC's copy of it, {gigabytes(states)} more during tuning")
+    load, cores, free = os.getloadavg()[0], os.cpu_count() or 1, shutil.disk_usage(Path.cwd()).free
+    memory = torch.cuda.mem_get_info()[1] if where.type == "cuda" else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    warnings = [
+        f"{name} needs about {gigabytes(need.memory)} of memory, here are {gigabytes(memory)}"
+        for name, need in needs.items()
+        if need.memory > memory
+    ]
     if outs + states > free:
-        print(f"warning: {gigabytes(free)} of disk are free here", file=sys.stderr)
-    for name, need in needs.items():
-        if need.memory > memory:
-            print(f"warning: {name} needs about {gigabytes(need.memory)}, this machine has {gigabytes(memory)}", file=sys.stderr)
+        warnings.append(f"{gigabytes(free)} of disk are free here")
+    if load > BUSY * cores:
+        warnings.append(f"other work runs here (load {load:.0f} on {cores} cores), and the times are as if it went on")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _commands(folder: Path) -> Iterator[tuple[str, list[str]]]:
