@@ -1,5 +1,5 @@
-"""Rehearse all stages on a two-layer copy of the parent with random weights and some 200 documents of the text; predict what the run
-needs of time, memory and disk. What DVC adds isn't rehearsed: it hashes what stages read and write, and copies it into its cache."""
+"""Rehearse the stages on a two-layer copy of the parent with random weights and some 200 documents of the text; predict the run's
+needs: time, memory and disk. What DVC adds isn't rehearsed: it hashes what stages read and write, and copies it to its cache."""
 
 from __future__ import annotations
 
