@@ -64,7 +64,11 @@ def test_a_small_corpus_is_split_as_the_run_will_split_it():
     corpus, settings = taker.take(Corpus(documents, []), SETTINGS)
     assert corpus.documents == documents
     assert taker.whole
-    assert (settings.shares, settings.max_bytes, settings.max_leakage) == (SETTINGS.shares, SETTINGS.max_bytes, SETTINGS.max_leakage)
+    assert (settings.shares, settings.max_bytes, settings.max_leakage) == (
+        SETTINGS.shares,
+        SETTINGS.max_bytes,
+        SETTINGS.max_leakage,
+    )
 
 
 def test_a_longer_sequence_takes_more_text():

@@ -62,7 +62,9 @@ def test_a_column_that_the_text_lacks_is_named_with_its_row(project):
 def test_a_family_that_is_not_supported_is_named(project):
     path = project() / "inputs/model/config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "mamba"}))
-    assert refusal().startswith(f"fetch_model: {Path('inputs/model/config.json')}: model_type 'mamba' is not supported; supported: ")
+    assert refusal().startswith(
+        f"fetch_model: {Path('inputs/model/config.json')}: model_type 'mamba' is not supported; supported: "
+    )
 
 
 def test_a_chat_template_that_breaks_is_named(project):
