@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, get_type_hints
 
-from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from minigpts import artifacts, params
@@ -105,14 +104,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         sample = Sample(asked.longest)
         share = num_parameters(small) / num_parameters(shapes)
         values = settings.rehearsed(arguments.params, copy, share, asked.finetune, asked.profile.sequence_length)
-        with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-            YAML(typ="safe", pure=True).dump(values, file)
+        settings.write_yaml(folder / "params.yaml", values)
         shutil.copyfile("dvc.yaml", folder / "dvc.yaml")
         with contextlib.chdir(folder):
             for stage, command in tqdm(list(_commands(folder)), desc="rehearsing", unit="stage", disable=None):
                 _run(stage, command, sample)
                 if stage == "write_general" and asked.write_general.tokens:
                     _write_in_its_place()
+                if stage == "profile_activations":
+                    settings.lower_threshold(Path("params.yaml"), Path("data/profile/activation_stats.safetensors"))
             work = _work(asked, sample)
         where = device(asked.runtime)
         took = costs.measure(copy, asked.finetune, asked.runtime, where)

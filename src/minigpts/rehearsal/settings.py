@@ -7,6 +7,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from minigpts.model.weights import read_tensors
+from minigpts.profiling.statistics import Statistics
 from minigpts.rehearsal.small_parent import LAYERS
 from minigpts.training.recipe import Recipe
 
@@ -26,7 +28,7 @@ def rehearsed(params: Path, model: Path, share: float, tuning: Recipe, profile_l
 
     Paths become absolute, since a rehearsal runs elsewhere. ``tuning`` and ``profile_length`` are what the file says of them.
     """
-    values = YAML(typ="safe", pure=True).load(params.read_text(encoding="utf-8"))
+    values = read_yaml(params)
     values["model"] |= {"preset": None, "source": "local", "path": str(model)}
     for name in PATHS:
         if values["dataset"][name] is not None:
@@ -44,4 +46,27 @@ def rehearsed(params: Path, model: Path, share: float, tuning: Recipe, profile_l
     }
     for (section, name), limit in most.items():
         values[section][name] = min(values[section][name], limit)
+    if values["prune_neurons"]["linear_threshold"] is not None:
+        values["prune_neurons"]["linear_threshold"] = 0.0
     return values
+
+
+def lower_threshold(params: Path, statistics: Path) -> None:
+    """Lower the file's ``threshold`` until no layer of the profiled model loses more than half of its neurons.
+
+    It is meant for the parent's activations; random weights have others, and a layer could lose all.
+    """
+    values = read_yaml(params)
+    medians = [float(means.median()) for means in Statistics(read_tensors(statistics)).mean_abs_by_layer()]
+    write_yaml(params, values | {"threshold": min(values["threshold"], *medians)})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A params file as it is."""
+    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+
+
+def write_yaml(path: Path, values: dict[str, Any]) -> None:
+    """Write what :func:`read_yaml` reads."""
+    with path.open("w", encoding="utf-8") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
