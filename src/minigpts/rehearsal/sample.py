@@ -17,7 +17,8 @@ OF_GROUP = 10  # documents at most, so that a corpus in the order of its groups 
 GROUPS = DOCUMENTS // OF_GROUP
 READ = 5000  # documents in search of groups
 SHARE = 0.2  # of the sample, for each of the three splits that are held back
-SPLIT_BYTES = 8000  # of each, at most, but for the calibration text's sequences and a single longer document
+SPLIT_BYTES = 8000  # of each, at most, but for the calibration text's sequences,
+FEW, FOR_QUESTIONS = 2, 8  # and for so many of the largest document; questions are made from several
 QUESTIONS = {"validation": 4, "test": 8}
 
 
@@ -45,8 +46,11 @@ class Sample:
         fewer: dict[str, Any] = {f"{name}_questions": min(settings.max_questions[name], most) for name, most in QUESTIONS.items()}
         if not self.whole:
             largest = max(_size(document) for document in documents)
+            several = largest * (FOR_QUESTIONS if settings.make_questions else FEW)
             packed = {"calibration": self.sequence_tokens * BYTES_A_TOKEN // 2}
-            fewer |= {f"{name}_bytes": max(SPLIT_BYTES, 2 * largest, packed.get(name, 0)) for name in settings.max_bytes}
+            for name, cap in settings.max_bytes.items():
+                fits = max(SPLIT_BYTES, several, packed.get(name, 0))
+                fewer[f"{name}_bytes"] = fits if cap is None else min(cap, fits)
             fewer |= dict.fromkeys((f"{name}_share" for name in settings.shares), SHARE) | {"max_leakage": 1.0}
             if len(groups) < GROUPS:
                 self.regrouped = len(groups)

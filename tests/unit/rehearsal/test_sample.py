@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,18 @@ class Endless:
             number = self.read // self.group_size
             self.read += 1
             yield Document(f"document {self.read} of group {number}, with some words behind", str(number), "local")
+
+
+class Long:
+    """The same documents, each of so many bytes."""
+
+    SIZE = 6000
+
+    def __init__(self, documents: Endless) -> None:
+        self.documents = documents
+
+    def __iter__(self) -> Iterator[Document]:
+        return (replace(document, text=document.text.ljust(self.SIZE, "x")) for document in self.documents)
 
 
 def questions() -> list[Question]:
@@ -69,6 +82,13 @@ def test_a_small_corpus_is_split_as_the_run_will_split_it():
         SETTINGS.max_bytes,
         SETTINGS.max_leakage,
     )
+
+
+def test_questions_are_made_from_several_documents():
+    documents = Endless(1)
+    for number, settings in ((sample.FEW, SETTINGS), (sample.FOR_QUESTIONS, replace(SETTINGS, make_questions="completion"))):
+        found = Sample(16).take(Corpus(Long(documents), []), settings)[1]
+        assert found.validation_bytes == min(number * Long.SIZE, SETTINGS.validation_bytes)
 
 
 def test_a_longer_sequence_takes_more_text():
