@@ -224,12 +224,15 @@ def _commands(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _run(stage: str, command: Sequence[str], sample: Sample) -> None:
-    """Run a stage's script in this process, as importing torch for each would take longer than its work. What it prints is shown
-    only if it fails in a way it has no words for."""
+    """Run a stage's script in this process, as importing torch for each would take longer than its work.
+
+    Of what it prints, what prepare_dataset says of the user's files is shown, and all if it fails in a way it has no words for.
+    """
     module, *flags = command
     script, printed = importlib.import_module(module), io.StringIO()
+    errors = sys.stderr if script is prepare_dataset else printed
     try:
-        with _of_stage(stage), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        with _of_stage(stage), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
             if script is prepare_dataset:
                 prepare_dataset.run(flags, sample.take)
             else:
