@@ -83,7 +83,7 @@ class Asked:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Rehearse the project in the working directory, and print what each stage took here and what the run will take."""
+    """Rehearse the project in the working directory, and print what the run will need."""
     arguments = params.flags(argv, __doc__, {})
     asked = Asked.read(arguments.params)
 
