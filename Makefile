@@ -12,7 +12,7 @@ WLLAMA := 3.13.0
 DEMO := .demo
 NO_NPM := error: no npm here, which fetches llama.cpp as WebAssembly for the page; install Node.js with npm, or talk by make chat
 
-.PHONY: help repro chat demo test checks bench criteria frontier bits domains compat
+.PHONY: help repro rehearse chat demo test checks bench criteria frontier bits domains compat
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,6 +32,9 @@ $(OLDER)/.ready: constraints.txt
 repro: $(READY)  ## the whole pipeline on the embedded default: SmolLM2-135M and medical text
 	dvc repro
 	@python -m minigpts.reporting.chat --invite
+
+rehearse: $(READY)  ## what a run would refuse and what it needs, by two layers of your model and some of your text (a minute)
+	@python -m stages.rehearse
 
 chat: $(READY)  ## talk to the exported file in this terminal; with PARENT=1 the parent answers beside it
 	@python -m minigpts.reporting.chat $(if $(PARENT),--parent data/checkpoints/base)

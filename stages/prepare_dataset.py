@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from minigpts.errors import UserError, exit_cleanly
 if TYPE_CHECKING:
     from minigpts.corpus.readers.text_files import Render
 
+Take = Callable[[Corpus, Settings], tuple[Corpus, Settings]]
+
 FLAGS = {
     "out": "folder for the five parquet files, mcq.jsonl, keep_terms.json, chat_template.jinja",
     "metrics": "JSON file for counts, sizes and the leak check",
@@ -23,7 +25,15 @@ OPTIONAL = {"model": "the parent's checkpoint folder, read only where the text h
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the corpus, prepare it, write the four tables, the general text, the questions, what the child needs and the metrics."""
+    """Run the stage."""
+    run(argv, lambda corpus, settings: (corpus, settings))
+
+
+def run(argv: Sequence[str] | None, take: Take) -> None:
+    """Read the corpus, prepare it, write the four tables, the general text, the questions, what the child needs and the metrics.
+
+    ``take`` says how much of the corpus, and split how; the rehearsal takes its beginning.
+    """
     args = params.flags(argv, __doc__, FLAGS, OPTIONAL)
     settings = params.read(args.params, Settings, "dataset")
 
@@ -35,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     general = general_text.read(settings.general_text)
     renderer, scratch = chats.Renderer(args.model), args.out / ".documents.parquet"
     try:
-        prepared = prepare(_corpus(settings, renderer.render), settings, scratch, renderer.render)
+        prepared = prepare(*take(_corpus(settings, renderer.render), settings), scratch, renderer.render)
         metrics = prepared.metrics | general_text.write(general, args.out / "general.parquet")
         prepared.write(args.out)
     finally:

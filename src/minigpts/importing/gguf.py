@@ -12,7 +12,8 @@ from minigpts.errors import UserError, blaming
 from minigpts.gguf_layout.architectures import LLAMA
 from minigpts.gguf_layout.places import places
 from minigpts.gguf_layout.read_back import values
-from minigpts.importing.imported import ImportedModel, describe
+from minigpts.importing.imported import Description, ImportedModel
+from minigpts.importing.imported import describe as describe_parts
 from minigpts.importing.requirements import Origins
 from minigpts.importing.staging import require_layers
 from minigpts.model import checkpoint
@@ -35,6 +36,17 @@ def read(path: Path, dtype: torch.dtype) -> ImportedModel:
     Raises UserError for a damaged file, another architecture, whatever the file holds that stock Llama doesn't, and what a
     later stage would refuse.
     """
+    reader, description = _described(path, dtype)
+    with blaming(path, "its tensors don't fit its metadata"):
+        return ImportedModel(description, _weights(path, reader, description.config))
+
+
+def describe(path: Path, dtype: torch.dtype) -> Description:
+    """The model without its weights, from the file's metadata alone. Raises UserError as :func:`read`."""
+    return _described(path, dtype)[1]
+
+
+def _described(path: Path, dtype: torch.dtype) -> tuple[GGUFReader, Description]:
     from transformers import GenerationConfig
 
     with blaming(path, "not a whole GGUF file, fetch it again"):
@@ -47,9 +59,7 @@ def read(path: Path, dtype: torch.dtype) -> ImportedModel:
         tokenizer, template = _tokenizer(metadata, tokens), metadata.get("tokenizer.chat_template", None)
         special = {role: tokens[token_id] for role, token_id in _special_ids(metadata).items()}
     origins = Origins(*[str(path)] * 4)
-    description = describe(config, generation, tokenizer, special, template, origins)
-    with blaming(path, "its tensors don't fit its metadata"):
-        return ImportedModel(description, _weights(path, reader, config))
+    return reader, describe_parts(config, generation, tokenizer, special, template, origins)
 
 
 def _opened(path: Path) -> GGUFReader:

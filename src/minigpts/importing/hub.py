@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from minigpts.download.hub_errors import refusal
 from minigpts.errors import UserError, blaming, named
 from minigpts.importing import contents, local_folder, staging
-from minigpts.importing.imported import ImportedModel
+from minigpts.importing.imported import Description, ImportedModel
 from minigpts.importing.paper_models import HubModel
 from minigpts.model.weights import WEIGHTS
 
@@ -41,6 +41,13 @@ def read(model: HubModel, dtype: torch.dtype) -> ImportedModel:
     folder = _download_weights(model, small)
     with named(folder, name(model)):
         return local_folder.read(folder, dtype, beside=_listed(model.repo_id, folder.name) if first_time else ())
+
+
+def describe(model: HubModel, dtype: torch.dtype) -> Description:
+    """The model without its weights, which are not fetched. Raises UserError as :func:`read` does before it fetches them."""
+    small = _download_small_files(model)
+    with named(small, name(model)):
+        return local_folder.describe(small, dtype)
 
 
 def download(model: HubModel) -> Path:

@@ -57,6 +57,12 @@ def describe(folder: Path, dtype: torch.dtype) -> Description:
         return _describe(staged, folder, dtype)[0]
 
 
+def require_weights(folder: Path) -> None:
+    """Raise a UserError for weights that are missing, pickled, truncated or quantized, by the files' headers alone."""
+    with staged_files(folder) as staged:
+        _check_weights(staged, folder)
+
+
 def _describe(staged: Path, folder: Path, dtype: torch.dtype) -> tuple[Description, list[str]]:
     """The description, and what of the tokenizer's files is not read."""
     config = _config(staged, dtype)
