@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from minigpts.vocabulary.counts import count_tokens, write_counts
 
     tokenizer = checkpoint.load_fast_tokenizer(args.tokenizer.parent)
+
     def counted(path: Path) -> NDArray[np.int64]:
         number, texts = artifacts.stream_column(path, "text")
         return count_tokens(tokenizer, tqdm(texts, total=number, desc=f"counting tokens of {path.name}", unit="text"))

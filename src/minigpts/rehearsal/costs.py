@@ -21,7 +21,7 @@ from minigpts.model.loss import fused_loss
 from minigpts.params import Runtime
 from minigpts.pruning.ridge import refit_projection
 from minigpts.quantization.formats import FORMATS
-from minigpts.quantization.rounding import rounded
+from minigpts.quantization.rounding import Cost, rounded
 from minigpts.training.recipe import Recipe
 from minigpts.training.trainer import BETA1, set_trainable
 
@@ -149,7 +149,10 @@ def _rounding(model: PreTrainedModel, where: torch.device) -> tuple[float, float
 
     def once(weight: torch.Tensor) -> float:
         size = weight.shape[1] // block_format.block * block_format.block  # what doesn't fill a block isn't rounded to any
-        run = partial(rounded, weight[:, :size], block_format, torch.eye(size, device=where))
+
+        def run() -> None:
+            rounded(weight[:, :size], block_format, Cost(torch.eye(size, device=where)))
+
         return seconds(run, where, times=1) if size else 0.0
 
     matrices = [parameter.T if spec.transposed else parameter for parameter in layer.parameters() if parameter.dim() == 2]
