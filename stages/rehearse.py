@@ -87,8 +87,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = params.flags(argv, __doc__, {})
     asked = Asked.read(arguments.params)
 
+    from minigpts.budget.space import require_rows
     from minigpts.model import checkpoint
     from minigpts.model.device import device
+    from minigpts.model.families import spec_for
     from minigpts.model.weights import num_parameters
     from minigpts.rehearsal import costs, settings, small_parent
     from minigpts.rehearsal.prediction import Prediction, Sizes
@@ -101,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             small_parent.write(parent, copy)
         shapes, small = (checkpoint.stored_shapes(config) for config in (parent.config, checkpoint.load_config(copy)))
         _require_layers(asked, parent.config.num_hidden_layers)
+        if asked.budget.target_megabytes is not None:
+            with _of_stage("check_budget"):
+                require_rows(asked.budget.precisions, shapes, spec_for(parent.config.model_type))
         sample = Sample(asked.longest)
         share = num_parameters(small) / num_parameters(shapes)
         values = settings.rehearsed(arguments.params, copy, share, asked.finetune, asked.profile.sequence_length)

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from minigpts.model.weights import read_tensors
 from minigpts.profiling.statistics import Statistics
+from minigpts.quantization.formats import FORMATS, num_bytes
 from minigpts.rehearsal.small_parent import LAYERS
 from minigpts.training.recipe import Recipe
 
@@ -20,6 +21,7 @@ MOST = {
     ("speech", "tokens"): 2,
 }
 STEPS = 2  # of tuning
+LONG = 256  # weights that every format's block divides
 PATHS = ("source", "questions", "keep_terms", "general_text")  # of the dataset section
 
 
@@ -46,6 +48,8 @@ def rehearsed(params: Path, model: Path, share: float, tuning: Recipe, profile_l
     }
     for (section, name), limit in most.items():
         values[section][name] = min(values[section][name], limit)
+    # Rounding is most of what a budget takes: in the format of the fewest bits, by which the target can be met if it can be.
+    values["budget"]["precisions"] = sorted(values["budget"]["precisions"], key=lambda name: num_bytes(FORMATS[name], (LONG,)))[:1]
     if values["prune_neurons"]["linear_threshold"] is not None:
         values["prune_neurons"]["linear_threshold"] = 0.0
     return values

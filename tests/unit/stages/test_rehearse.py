@@ -86,3 +86,8 @@ def test_more_layers_to_remove_than_the_parent_has(project):
 def test_a_wrong_value_anywhere_is_refused_before_anything_is_read(project):
     shutil.rmtree(project(speech__tokens="many") / "inputs")
     assert refusal() == "params.yaml: speech.tokens must be of type int, got 'many'"
+
+
+def test_a_format_that_no_row_of_the_parent_can_hold(project):
+    project(budget__target_megabytes=0.1, budget__precisions=["Q8_0"])
+    assert refusal().startswith("check_budget: params.yaml: budget.precisions: no row of this model can hold Q8_0, ")
