@@ -33,7 +33,7 @@ repro: $(READY)  ## the whole pipeline on the embedded default: SmolLM2-135M and
 	dvc repro
 	@python -m minigpts.reporting.chat --invite
 
-rehearse: $(READY)  ## what a run would refuse and what it needs, by two layers of your model and some of your text (a minute)
+rehearse: $(READY)  ## what a run would refuse and what it needs: two layers of your model and some of your text try it
 	@python -m stages.rehearse
 
 chat: $(READY)  ## talk to the exported file in this terminal; with PARENT=1 the parent answers beside it
