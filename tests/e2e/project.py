@@ -86,7 +86,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Each stage's name and its command's flags, in an order that works, a matrix once for each of its items."""
-    order = ["fetch_model", "prepare_dataset", "profile_activations", "count_tokens"]
+    order = ["fetch_model", "prepare_dataset", "write_general", "profile_activations", "count_tokens"]
     order += ["check_budget", "measure_damage", "plan_budget", "prune_neurons", "prune_embeddings"]
     for stage, items in [*((name, [""]) for name in order), ("evaluate", ["base", "pruned"]), ("finetune", [""])]:
         for item in items:

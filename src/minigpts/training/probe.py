@@ -2,7 +2,7 @@
 
 Which rate a child bears depends on how large its weights are and on how much of what it knew is left: between two parents it
 differs by a factor of ten. So the first rate tried is relative to the weights, and trials lead from there. The best rate of a few
-steps is too high for many, as noise adds up: of the rates that do nearly as well in the trials, the run takes the lowest.
+steps is too high for many, as noise adds up: the run takes the lowest rate that would do nearly as well in the trials.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ START = 1e-3  # the first rate tried, in units of the weights' root mean square
 FACTOR = 2.0  # between neighbouring rates
 SHARE_OF_STEPS = 0.035  # of the run, that one trial takes
 LEAST_STEPS = 4
-NEARLY = 0.8  # of the best trial's gain over no tuning: the lowest rate that has as much is taken
+NEARLY = 0.85  # of the best trial's gain over no tuning: the lowest rate that would have as much is taken
 CHARACTERS = 8000  # of validation text that a trial is scored on, at least
 MOST = 8  # trials
 
@@ -79,11 +79,11 @@ def starting_rate(weights: Mapping[str, torch.Tensor], layers: str) -> float:
 
 
 def rates_to_try(first: float, tried: Mapping[float, float]) -> Iterator[float]:
-    """The rates still to be tried, each after ``tried`` has the one before: 0, ``first``, and from there on those below the rate
-    that would be taken and those above the best one, until either has a neighbour that is tried."""
+    """The rates still to be tried, each after ``tried`` has the one before: 0, ``first``, and from there on those below the
+    lowest that is nearly as good as the best and those above the best, until either has a neighbour that is tried."""
     yield from (rate for rate in (0.0, first) if rate not in tried)
     while len(tried) <= MOST:  # 0 is no trial
-        below, above = best_rate(tried) / FACTOR, _lowest(tried) * FACTOR
+        below, above = _nearly_as_good(tried) / FACTOR, _lowest(tried) * FACTOR
         rate = next((rate for rate in (below, above) if not _has(tried, rate)), None)
         if rate is None:
             return
@@ -91,10 +91,27 @@ def rates_to_try(first: float, tried: Mapping[float, float]) -> Iterator[float]:
 
 
 def best_rate(tried: Mapping[float, float]) -> float:
-    """The lowest rate whose gain over rate 0 is :data:`NEARLY` the best one's; the lowest of all where no rate gains anything."""
-    gains = {rate: tried[0.0] - score for rate, score in tried.items() if rate > 0}
+    """The lowest rate whose gain over rate 0 is :data:`NEARLY` the best one's, to two digits; the lowest where none gains anything.
+
+    Between two that were tried, gains are taken to be linear in the rate's logarithm.
+    """
+    gains, above = _gains(tried), _nearly_as_good(tried)
+    wanted, below = NEARLY * max(gains.values()), max((rate for rate in gains if rate < above), default=above)
+    if gains[above] <= 0 or not -math.inf < gains[below] < wanted:
+        return above
+    share = (wanted - gains[below]) / (gains[above] - gains[below])
+    return float(f"{below * (above / below) ** share:.1e}")
+
+
+def _nearly_as_good(tried: Mapping[float, float]) -> float:
+    """The lowest rate tried that gains :data:`NEARLY` as much as the best; the lowest where none gains anything."""
+    gains = _gains(tried)
     most = max(gains.values())
     return min(rate for rate, gain in gains.items() if most <= 0 or gain >= NEARLY * most)
+
+
+def _gains(tried: Mapping[float, float]) -> dict[float, float]:
+    return {rate: tried[0.0] - score for rate, score in tried.items() if rate > 0}
 
 
 def _lowest(tried: Mapping[float, float]) -> float:
