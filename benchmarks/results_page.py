@@ -30,6 +30,7 @@ BLOCKS: dict[str, Callable[[Sources], str]] = {
     "cross_domain.csv, accuracy": tables.cross_domain_accuracy,
     "frontier.csv": tables.frontier,
     "bits.csv": tables.bits,
+    "experts.csv": tables.experts,
     "rounding.csv": tables.rounding,
     "llamacpp.csv": tables.llamacpp,
     "criteria.csv": tables.criteria,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, geometric_mean
 from typing import Any
 
 from benchmarks.table import markdown
@@ -240,6 +240,20 @@ def criteria(sources: Sources) -> str:
     dense = ["parent", *(mean("dense", 0.0, tokens) for _, tokens in places)]
     header = ["", *(f"{100 * ratio:.0f} %, {'tuned' if tokens else 'untuned'}" for ratio, tokens in places)]
     return markdown(header, [dense, *([entry, *(mean(entry, *place) for place in places)] for entry in entries)])
+
+
+def experts(sources: Sources) -> str:
+    """A mixture's experts removed by each criterion: perplexity over the uncut model's, geometric mean of domains and seeds."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in sources.rows("experts.csv"):
+        own = row["calibration"] == row["domain"]
+        name = row["criterion"] if own else f"{row['criterion']}, another domain's text"
+        found.setdefault(name, {}).setdefault(row["removed"], []).append(float(row["ratio"]))
+    means = {name: {share: geometric_mean(ratios) for share, ratios in shares.items()} for name, shares in found.items()}
+    shares = sorted(next(iter(means.values())), key=float)
+    entries = sorted(means, key=lambda name: means[name][shares[-1]])
+    rows = [[name, *(f"{means[name][share]:.3f}" for share in shares)] for name in entries]
+    return markdown(["removed from every layer", *(f"{100 * float(share):.0f} %" for share in shares)], rows)
 
 
 def real_size(sources: Sources) -> str:
