@@ -183,7 +183,7 @@ def test_unknown_model_type(refused, folder, tmp_path):
     (model / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
     line = refused("fetch_model", {"model.path": str(model)})
     assert line.startswith("TMP/model/config.json: ")
-    assert "model_type 'mamba' is not supported; supported: gemma2, " in line
+    assert "model_type 'mamba' is not supported; supported: arcee, " in line
     assert line.endswith("; docs/adding_an_architecture.md adds one")
 
 

@@ -214,7 +214,7 @@ def test_a_process_takes_hub_cache_and_token_from_its_environment(hub, tmp_path)
             "main",
             "us/own-code@main/config.json: the model needs code of its own (auto_map), which is never run; see docs/",
         ),
-        ("us/unsupported", "main", "us/unsupported@main/config.json: model_type 'mamba' is not supported; supported: gemma2, "),
+        ("us/unsupported", "main", "us/unsupported@main/config.json: model_type 'mamba' is not supported; supported: arcee, "),
     ],
 )
 def test_what_cannot_be_had_is_one_line(hub, client, weights, repo_id, revision, message):

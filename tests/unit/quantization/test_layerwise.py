@@ -71,4 +71,4 @@ def test_every_weight_of_a_mixture_is_rounded_its_experts_to_the_nearest(tmp_pat
     assert len(experts) == 9 * 3
     for name in experts:
         weight = stored[name].float()
-        assert torch.equal(found[name].values(), rounded(weight, formats[name], torch.eye(weight.shape[1])).values())
+        assert torch.equal(found[name].values(), rounded(weight, formats[name], Cost(torch.eye(weight.shape[1]))).values())
