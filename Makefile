@@ -56,7 +56,7 @@ checks: $(READY)  ## linter and type checker
 	ruff format --check .
 	mypy
 
-compat: $(READY) $(OLDER)/.ready  ## read tiny children of every family under transformers 4.57 and 5, and compare (minutes)
+compat: $(READY) $(OLDER)/.ready  ## read tiny children of twelve families under transformers 4.57 and 5, and compare (minutes)
 	python -m tests.compat.check --other $(OLDER)/bin/python
 
 bench: $(READY)  ## ratios side by side in one run, kept in benchmarks/results and docs/results.md (minutes)
