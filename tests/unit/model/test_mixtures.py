@@ -144,11 +144,7 @@ def test_cut_is_the_parent_with_the_lost_router_logits_at_minus_infinity(mixture
 
 
 def test_parameters_fall_by_the_experts_that_went(mixture: Mixture, pruned: Path):
-    a_layer = sum(
-        tensor[0].numel() if tensor.shape[0] != 1 else 1
-        for name, tensor in mixture.model.state_dict().items()
-        if name in owned_by_experts(mixture)
-    )
+    a_layer = sum(tensor[0].numel() for name, tensor in mixture.model.state_dict().items() if name in owned_by_experts(mixture))
     sizes = [checkpoint.sizes(folder)["num_parameters"] for folder in (mixture.base, pruned)]
     assert sizes[0] - sizes[1] == mixture.few * a_layer
     metrics = artifacts.read_json(mixture.folder / "pruned.json")
