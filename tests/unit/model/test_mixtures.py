@@ -194,6 +194,7 @@ def test_the_whole_pipeline_runs(mixture: Mixture, data: Path):
         ("mixtral", {"experts": 7}, "at least 3 must stay: a token is routed to 3"),
         ("glm4_moe in groups, the first layer dense", {"experts": 4}, "must be a multiple of 3"),
         ("glm4_moe in groups, the first layer dense", {"experts": 9}, "at least 6 must stay"),
+        ("qwen3_moe tied, a layer dense", {"layers": 1}, r"config\.json has mlp_only_layers: \[1\]"),
         ("mixtral", {"refit": "bias"}, "needs MLP neurons, and mixtral models have experts instead"),
         ("mixtral", {"allocation": "per_layer", "linear_threshold": 0.1}, "the paper's rule knows no mixtral experts"),
     ],
