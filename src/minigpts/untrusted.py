@@ -17,6 +17,7 @@ from minigpts.errors import UserError
 LARGEST_RATIO = 200
 SMALL = 1 << 26  # and to more bytes than these, which harm nobody.
 
+_ONE_AT_A_TIME = threading.RLock()  # the bound on memory is the process's: of two at once the last to end would leave the other's
 _BY_CONTENT = re.compile("[0-9a-f]{30,64}")  # names of files in the caches of the hub's client and of DVC
 
 
@@ -43,7 +44,7 @@ def bounded(what: str, seconds: float, num_bytes: int) -> Iterator[None]:
     expressions don't. Memory is the whole process's, and bounded where the system tells how much is taken.
     """
     try:
-        with _timer(seconds), _memory(num_bytes):
+        with _ONE_AT_A_TIME, _timer(seconds), _memory(num_bytes):
             yield
     except _Overtime:
         raise UserError(f"{what} takes more than {seconds:g} seconds") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -78,6 +80,25 @@ def test_what_takes_too_much_memory_is_stopped_and_the_limit_is_lifted():
     with pytest.raises(UserError, match=r"^it takes more than 64 MiB of memory$"), bounded("it", 10, 1 << 26):
         bytearray(1 << 33)
     assert len(bytearray(1 << 27)) == 1 << 27
+
+
+def test_bounds_of_two_threads_that_overlap_leave_no_limit():
+    begun, before = threading.Event(), resource.getrlimit(resource.RLIMIT_AS)
+
+    def first() -> None:
+        with bounded("it", 10, 1 << 30):
+            begun.set()
+            time.sleep(0.05)  # the other begins meanwhile, or waits
+
+    def second() -> None:
+        begun.wait()
+        with bounded("it", 10, 1 << 30):
+            time.sleep(0.1)
+
+    with ThreadPoolExecutor(2) as pool:
+        for work in [pool.submit(first), pool.submit(second)]:
+            work.result()
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 def test_what_ends_in_time_is_left_alone():

@@ -131,11 +131,11 @@ def stored_shapes(config: PreTrainedConfig) -> Shapes:
 
 
 def _shapes(model: PreTrainedModel) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in _untied(model).items()}
+    return {name: tuple(tensor.shape) for name, tensor in as_stored(model).items()}
 
 
-def _untied(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The state dict as it is stored: a tied lm_head left out, another and the experts by the names they have in the file."""
+def as_stored(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state dict as it is stored, views: a tied lm_head left out, another and the experts by the names that the file has."""
     spec = spec_for(model.config.model_type)
     weights = experts.as_stored(model.state_dict(), spec)
     head = weights.pop(f"{spec.lm_head}.weight", None)
@@ -225,7 +225,7 @@ def _write_weights(path: Path, config: PreTrainedConfig, weights: NamedTensors, 
 
 def weights_of(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The model's tensors as they are stored: in ``dtype``, a tied lm_head left out."""
-    return {name: tensor.detach().to("cpu", dtype) for name, tensor in _untied(model).items()}
+    return {name: tensor.detach().to("cpu", dtype) for name, tensor in as_stored(model).items()}
 
 
 def sizes(directory: Path) -> dict[str, Any]:

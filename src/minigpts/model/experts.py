@@ -133,8 +133,7 @@ def keep(tensors: Mapping[str, Tensor], experts: Experts, kept: Tensor) -> dict[
             if part.expert in numbers:
                 found[_renumbered(experts, part, numbers[part.expert])] = tensor
         elif part.name in experts.router or part.name.startswith(f"{experts.module}."):
-            axis = 1 if len(tensor) == 1 else 0
-            found[stored] = tensor if tensor.shape[axis] == len(kept) else tensor.index_select(axis, kept)
+            found[stored] = tensor if len(tensor) == len(kept) else tensor.index_select(0, kept)
         else:
             found[stored] = tensor
     return found

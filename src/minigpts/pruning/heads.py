@@ -45,7 +45,7 @@ def require_removable(spec: ArchitectureSpec, attention: AttentionShape, num_rem
     """Raise a UserError where ``num_removed`` groups can't go from every layer."""
     rule = f"params.yaml: prune_neurons.heads is {num_removed}, but"
     if not spec.attention_in:
-        raise UserError(f"{rule} {spec.model_type} models derive head_dim from hidden_size, so none of their heads can go")
+        raise UserError(f"{rule} {spec.model_type} models can lose no head (docs/adding_an_architecture.md says why)")
     if num_removed >= attention.num_groups:
         raise UserError(f"{rule} each layer has {attention.num_groups} key/value groups; at least one must stay")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,10 @@ def set_layers(config: PreTrainedConfig, spec: ArchitectureSpec, kept: Sequence[
     if len(kept) == config.num_hidden_layers:
         return
     for field in spec.depth_switches:
-        if getattr(config, field, False):
-            raise UserError(f"params.yaml: prune_neurons.layers must be 0 for this model: config.json has {field}: true")
+        if value := getattr(config, field, False):
+            raise UserError(
+                f"params.yaml: prune_neurons.layers must be 0 for this model: config.json has {field}: {json.dumps(value)}"
+            )
     for field in spec.layer_lists:
         values = getattr(config, field, None)
         if values is not None:

@@ -129,9 +129,10 @@ def _step(model: PreTrainedModel, recipe: Recipe, runtime: Runtime, where: torch
 
 
 def _refit(model: PreTrainedModel, where: torch.device) -> tuple[float, float]:
-    """Least squares of an output projection on two lengths of text: what a token takes, and what is left for none."""
+    """Least squares of an output projection on two lengths of text: what a token takes, and what is left for none. Beside experts
+    only attention's is refitted."""
     spec = spec_for(model.config.model_type)
-    projection = cast(nn.Linear, model.get_submodule(spec.layer(0, spec.mlp_out)))
+    projection = cast(nn.Linear, model.get_submodule(spec.layer(0, spec.mlp_out or spec.attention_out)))
     width, hidden = projection.weight.shape[spec.input_axis], projection.weight.shape[1 - spec.input_axis]
     times = []
     for length in (FEW_TOKENS, MORE_TOKENS):
@@ -144,7 +145,7 @@ def _refit(model: PreTrainedModel, where: torch.device) -> tuple[float, float]:
 def _rounding(model: PreTrainedModel, where: torch.device) -> tuple[float, float]:
     """A layer's matrices, each under a cost of its own, and a row of the embedding."""
     spec = spec_for(model.config.model_type)
-    layer = model.get_submodule(spec.layers)[0]
+    layer = model.get_submodule(spec.layers)[-1]  # a mixture's first layers may be dense
     block_format = FORMATS[TIMED_FORMAT]
 
     def once(weight: torch.Tensor) -> float:
@@ -156,5 +157,6 @@ def _rounding(model: PreTrainedModel, where: torch.device) -> tuple[float, float
         return seconds(run, where, times=1) if size else 0.0
 
     matrices = [parameter.T if spec.transposed else parameter for parameter in layer.parameters() if parameter.dim() == 2]
+    experts = [parameter for parameter in layer.parameters() if parameter.dim() == 3 and spec.experts and spec.experts.stored]
     rows = model.get_input_embeddings().weight[:HEAD_ROWS]
-    return sum(map(once, matrices)), once(rows) / len(rows)
+    return sum(map(once, matrices)) + sum(len(matrix) * once(matrix[0]) for matrix in experts), once(rows) / len(rows)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minigpts.evaluation.speech.generation import CPU_ROWS
+from minigpts.model.experts import DOWN, expert_part, split_name
 from minigpts.model.families import spec_for
 from minigpts.model.weights import num_parameters
 from minigpts.rehearsal.costs import Costs
@@ -21,6 +22,7 @@ from minigpts.vocabulary.embeddings import vocabulary_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from minigpts.model.spec import ArchitectureSpec
     from minigpts.model.weights import Shapes
 
 START = 8.0  # seconds that Python, torch and transformers take to start a stage
@@ -44,7 +46,7 @@ class Sizes:
 
     layers: int
     hidden: int
-    width: int  # MLP neurons of a layer
+    width: int  # MLP neurons of a layer that a token goes through
     rows: int  # of embedding and head together
     parameters: int
     outside: int  # parameters of embedding and head
@@ -54,11 +56,18 @@ class Sizes:
     def of(cls, config: PreTrainedConfig, shapes: Shapes) -> Sizes:
         """From the config, and the shapes of its checkpoint's tensors."""
         spec = spec_for(config.model_type)
-        out = shapes[spec.layer(0, f"{spec.mlp_out}.weight")]
         outside = {name: shapes[name] for name in vocabulary_tensors(spec) if name in shapes and len(shapes[name]) == 2}
-        rows, (hidden, width) = sum(shape[0] for shape in outside.values()), (out[1 - spec.input_axis], out[spec.input_axis])
-        total = num_parameters(shapes)
-        return cls(config.num_hidden_layers, hidden, width, rows, total, num_parameters(outside), config.dtype.itemsize)
+        rows, total = sum(shape[0] for shape in outside.values()), num_parameters(shapes)
+        width = _width(config, spec, shapes)
+        return cls(config.num_hidden_layers, config.hidden_size, width, rows, total, num_parameters(outside), config.dtype.itemsize)
+
+
+def _width(config: PreTrainedConfig, spec: ArchitectureSpec, shapes: Shapes) -> int:
+    if spec.experts is None:
+        return shapes[spec.layer(0, f"{spec.mlp_out}.weight")][spec.input_axis]
+    parts = {name: expert_part(spec, split_name(spec, name)[1]) for name in shapes}
+    down = next(shapes[name] for name, part in parts.items() if part is not None and part.name.endswith(f".{DOWN}"))
+    return getattr(config, spec.experts.top_k_field) * down[-1] * down[-2] // config.hidden_size
 
 
 @dataclass(frozen=True)

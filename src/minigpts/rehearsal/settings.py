@@ -62,7 +62,7 @@ def lower_threshold(params: Path, statistics: Path) -> None:
     """
     values = read_yaml(params)
     medians = [float(means.median()) for means in Statistics(read_tensors(statistics)).mean_abs_by_layer()]
-    write_yaml(params, values | {"threshold": min(values["threshold"], *medians)})
+    write_yaml(params, values | {"threshold": min([values["threshold"], *medians])})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 LAYERS = 2
+DENSE = {"first_k_dense_replace": 1, "mlp_only_layers": [0]}  # which layers of a mixture are dense, where any are: the first
 
 
 def describe(source: ModelSource) -> Description:
@@ -66,5 +67,8 @@ def shallow(config: PreTrainedConfig) -> PreTrainedConfig:
     kept = [0, next((index for index, kind in enumerate(kinds) if kind != kinds[0]), 1)][: config.num_hidden_layers]
     for field, values in lists.items():
         setattr(config, field, [values[index] for index in kept])
+    for field, first in DENSE.items():
+        if getattr(config, field, None):
+            setattr(config, field, first)
     config.num_hidden_layers = len(kept)
     return config

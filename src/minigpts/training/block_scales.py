@@ -73,6 +73,8 @@ def tune_scales(
     )
     sequences, _ = draw_sequences(tokenizer, texts, packing.boundaries(tokenizer, model.config), own, spans=spans)
     larger = _parametrize(model, rounded)
+    if not larger:
+        return dict(rounded)
     with tempfile.TemporaryDirectory() as state:
         train(model, sequences, own, runtime, Path(state), own.steps(sequences[:, 0].size))
     return {

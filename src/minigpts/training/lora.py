@@ -27,7 +27,7 @@ def attach(model: PreTrainedModel, rank: int, seed: int) -> None:
         raise UserError("params.yaml: finetune.lora_rank > 0 needs peft; pip install -e '.[lora]'") from None
     spec = spec_for(model.config.model_type)
     layers = model.get_submodule(spec.layers).named_modules(prefix=spec.layers)
-    targets = [name for name, module in layers if isinstance(module, nn.Linear | Conv1D)]
+    targets = [name for name, module in layers if type(module) in (nn.Linear, Conv1D)]  # a router gives more than a tensor
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, fan_in_fan_out=spec.transposed)
     inject_adapter_in_model(config, model, ADAPTER)
@@ -36,7 +36,7 @@ def attach(model: PreTrainedModel, rank: int, seed: int) -> None:
 def restore(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
     """Put back what :func:`merged_weights` gave. An adapter's part is in its layer from then on, and the adapter adds nothing."""
     adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
-    own = model.state_dict()
+    own = checkpoint.as_stored(model)
     with torch.no_grad():
         for name, tensor in weights.items():
             module = name.rpartition(".")[0]

@@ -144,11 +144,7 @@ def test_cut_is_the_parent_with_the_lost_router_logits_at_minus_infinity(mixture
 
 
 def test_parameters_fall_by_the_experts_that_went(mixture: Mixture, pruned: Path):
-    a_layer = sum(
-        tensor[0].numel() if tensor.shape[0] != 1 else 1
-        for name, tensor in mixture.model.state_dict().items()
-        if name in owned_by_experts(mixture)
-    )
+    a_layer = sum(tensor[0].numel() for name, tensor in mixture.model.state_dict().items() if name in owned_by_experts(mixture))
     sizes = [checkpoint.sizes(folder)["num_parameters"] for folder in (mixture.base, pruned)]
     assert sizes[0] - sizes[1] == mixture.few * a_layer
     metrics = artifacts.read_json(mixture.folder / "pruned.json")
@@ -198,6 +194,7 @@ def test_the_whole_pipeline_runs(mixture: Mixture, data: Path):
         ("mixtral", {"experts": 7}, "at least 3 must stay: a token is routed to 3"),
         ("glm4_moe in groups, the first layer dense", {"experts": 4}, "must be a multiple of 3"),
         ("glm4_moe in groups, the first layer dense", {"experts": 9}, "at least 6 must stay"),
+        ("qwen3_moe tied, a layer dense", {"layers": 1}, r"config\.json has mlp_only_layers: \[1\]"),
         ("mixtral", {"refit": "bias"}, "needs MLP neurons, and mixtral models have experts instead"),
         ("mixtral", {"allocation": "per_layer", "linear_threshold": 0.1}, "the paper's rule knows no mixtral experts"),
     ],

@@ -36,6 +36,13 @@ def test_sizes_are_the_checkpoints(tmp_path):
         assert sizes.outside == sizes.rows * 40
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "gpt_oss"])  # a module for each expert, under two names, or one for all
+def test_a_mixtures_width_is_that_of_the_experts_of_a_token(tmp_path, family):
+    folder = tiny.write_checkpoint(tmp_path / family, family)
+    sizes = Sizes.of(checkpoint.load_config(folder), StoredWeights(folder).shapes)
+    assert (sizes.hidden, sizes.width) == (40, 3 * 24)
+
+
 def test_a_forward_pass_takes_a_layers_time_for_each_layer():
     assert needs()["profile_activations"].seconds == pytest.approx(START + 1000 * 10 * 1e-4)
     assert needs(replace(SIZES, layers=20))["profile_activations"].seconds == pytest.approx(START + 1000 * 20 * 1e-4)

@@ -9,6 +9,7 @@ import torch
 
 from minigpts.importing.source import ModelSource
 from minigpts.model import checkpoint
+from minigpts.model.experts import has_experts
 from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights
 from minigpts.rehearsal import small_parent
@@ -41,6 +42,15 @@ def test_it_has_a_layer_of_each_kind():
     kinds = ["sliding_attention", "sliding_attention", "full_attention"]
     config = small_parent.shallow(tiny.config("gemma3_text", 400, layer_types=kinds))
     assert (config.num_hidden_layers, config.layer_types) == (2, ["sliding_attention", "full_attention"])
+
+
+@pytest.mark.parametrize(
+    ("family", "dense"), [("glm4_moe", {"first_k_dense_replace": 2}), ("qwen3_moe", {"mlp_only_layers": [0, 1]}), ("mixtral", {})]
+)
+def test_it_has_experts_where_the_parent_has_some(family, dense):
+    config = small_parent.shallow(tiny.config(family, 400, **dense))
+    shapes, spec = checkpoint.stored_shapes(config), spec_for(family)
+    assert [has_experts(spec, shapes, index) for index in range(2)] == [not dense, True]
 
 
 def test_a_child_of_uneven_widths_keeps_those_of_its_layers(tmp_path):

@@ -73,3 +73,17 @@ def test_the_text_is_predicted_better_by_the_same_codes(tmp_path: Path, family: 
         for name in tuned
         for steps in ("scale_steps", "minimum_steps")
     )
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_scales_outside_the_attention_and_the_mlp_stay_as_they_are(tmp_path: Path, family: str):
+    """Those of the embedding, and of experts: there may be no others."""
+    folder = tiny.write_checkpoint(tmp_path / "child", family, hidden_size=64, intermediate_size=32)
+    shapes = StoredWeights(folder).shapes
+    names = [name for name in shapes if name == "model.embed_tokens.weight" or ".experts." in name]
+    fitted = {
+        name: rounded(weight, FORMATS["Q8_0"], Cost(torch.eye(weight.shape[1])))
+        for name in names
+        if (weight := StoredWeights(folder)[name].float()) is not None
+    }
+    assert tune_scales(folder, fitted, TEXTS, [None] * len(TEXTS), 256, RECIPE, RUNTIME) == fitted

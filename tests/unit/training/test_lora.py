@@ -10,7 +10,7 @@ from tests import tiny
 IDS = torch.arange(24).reshape(2, 12)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, "phimoe", "qwen2_moe"])
 def test_merged_weights_give_the_adapted_models_logits(tmp_path, family):
     folder = tiny.write_checkpoint(tmp_path / "model", family)
     model, plain = (checkpoint.load_model(folder, torch.float32) for _ in range(2))
@@ -48,3 +48,19 @@ def test_without_adapters_the_weights_are_the_models(tmp_path):
     weights = lora.merged_weights(model, torch.bfloat16)
     for name, tensor in checkpoint.weights_of(model, torch.bfloat16).items():
         assert torch.equal(weights[name], tensor)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "mixtral", "phimoe", "qwen3_moe", "gpt_oss"])
+def test_restored_weights_are_the_models_again(tmp_path, family, rank):
+    """Also those that the file has under another name, or in parts."""
+    model = checkpoint.load_model(tiny.write_checkpoint(tmp_path / "model", family), torch.float32)
+    if rank:
+        lora.attach(model, rank=rank, seed=0)
+    weights, expected = lora.merged_weights(model, torch.float32), model(IDS).logits
+    weights = {name: tensor.clone() for name, tensor in weights.items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    lora.restore(model, weights)
+    assert torch.equal(model(IDS).logits, expected)
