@@ -12,6 +12,8 @@ from minigpts.quantization.formats import BlockFormat, fitting
 
 EMBEDDING, QUERY_KEY, VALUE_OUTPUT, MLP_IN, MLP_OUT = GROUPS = ("embedding", "query_key", "value_output", "mlp_in", "mlp_out")
 
+BESIDE_EXPERTS = ("gate_proj", "up_proj", DOWN)  # linear layers of a mixture's shared expert and of its dense layers
+
 MEANINGS = {
     EMBEDDING: "token embedding and lm_head",
     QUERY_KEY: "queries and keys",
@@ -38,6 +40,8 @@ def group_of(model_type: str, name: str, shape: Sequence[int]) -> str | None:
     expert = expert_part(spec, f"{below}.{suffix}")
     if expert is not None:
         return MLP_OUT if expert.name.endswith(DOWN) else MLP_IN
+    if spec.experts is not None and below.endswith(BESIDE_EXPERTS):
+        return MLP_OUT if below.endswith(DOWN) else MLP_IN
     return _attention_group(spec, below)
 
 

@@ -60,6 +60,23 @@ def logits(folder: Path, replaced: Mapping[str, Tensor]) -> Tensor:
     return model(input_ids=TOKENS).logits
 
 
+@pytest.mark.parametrize("family", ["qwen2_moe", "glm4_moe"])
+def test_a_shared_expert_and_dense_layers_of_a_mixture_are_rounded_as_mlps(tmp_path: Path, family: str):
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 32, "num_hidden_layers": 2}
+    shared = {"shared_expert_intermediate_size": 64} if family == "qwen2_moe" else {"first_k_dense_replace": 1, "n_shared_experts": 2}
+    folder = tiny.write_checkpoint(tmp_path / family, family, **sizes, **shared)
+    config, stored = checkpoint.load_config(folder), StoredWeights(folder)
+    formats = formats_of(family, stored.shapes, dict.fromkeys(GROUPS, "Q8_0"))
+    found = dict(rounded_weights(stored, config, spec_for(family), formats, TOKENS[:2]))
+    assert found.keys() == formats.keys()
+    left = [name for name, shape in stored.shapes.items() if len(shape) == 2 and name not in formats]
+    assert all(name.endswith(("gate.weight", "shared_expert_gate.weight")) for name in left), left  # routers
+    beside = [name for name in found if "shared_expert" in name or (".mlp." in name and ".experts." not in name)]
+    assert len(beside) == 6
+    for name in beside:
+        assert (found[name].values() - stored[name].float()).abs().max() < 0.05
+
+
 def test_every_weight_of_a_mixture_is_rounded_its_experts_to_the_nearest(tmp_path: Path):
     sizes = {"hidden_size": 64, "moe_intermediate_size": 32, "head_dim": 16, "num_hidden_layers": 1}
     folder = tiny.write_checkpoint(tmp_path / "mixture", "qwen3_moe", **sizes)
