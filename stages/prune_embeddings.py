@@ -34,7 +34,7 @@ OPTIONAL = {
 class Params:
     """What the stage reads of params.yaml."""
 
-    embedding_threshold: float  # tokens whose share of the training text's tokens is at or below this go; 0: never seen
+    embedding_threshold: float  # tokens whose share of all that were counted is at or below this go; 0: never seen
 
     def __post_init__(self) -> None:
         params.require(0 <= self.embedding_threshold < 1, "embedding_threshold must be ≥ 0 and < 1", self.embedding_threshold)

@@ -117,7 +117,7 @@ def token_frequencies(counts: np.ndarray, embedding_threshold: float | None, num
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.plot(np.arange(1, occurring + 1), ordered[:occurring], color=theme.child)
-        axes.set(xscale="log", yscale="log", xlim=(1, ordered.size), xlabel="token's rank", ylabel="times in the training text")
+        axes.set(xscale="log", yscale="log", xlim=(1, ordered.size), xlabel="token's rank", ylabel="times in the text counted")
         axes.set_ylim(bottom=0.7)
         axes.axvspan(kept + 0.5, ordered.size, color=theme.cut, alpha=0.22, linewidth=0)
         axes.axvline(kept + 0.5, color=theme.cut, linestyle="--")
@@ -129,7 +129,7 @@ def token_frequencies(counts: np.ndarray, embedding_threshold: float | None, num
     return Picture(
         "token_frequencies",
         "How often each token occurs",
-        f"Of the parent's {ordered.size:,} tokens {never:,} ({never / ordered.size:.1%}) never occur in the training text; the"
+        f"Of the parent's {ordered.size:,} tokens {never:,} ({never / ordered.size:.1%}) never occur in the text counted; the"
         " shaded ones are removed, unless the tokenizer needs them to build a token that is kept.",
         f"Rank and frequency of tokens on logarithmic scales, falling from {ordered[0]:,} occurrences to one at rank {occurring:,}."
         f" {kept:,} tokens {cut}, {occurring - kept:,} others occur, {never:,} never occur.",
