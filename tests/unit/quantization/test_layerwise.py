@@ -63,7 +63,9 @@ def logits(folder: Path, replaced: Mapping[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("family", ["qwen2_moe", "glm4_moe"])
 def test_a_shared_expert_and_dense_layers_of_a_mixture_are_rounded_as_mlps(tmp_path: Path, family: str):
     sizes = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 32, "num_hidden_layers": 2}
-    shared = {"shared_expert_intermediate_size": 64} if family == "qwen2_moe" else {"first_k_dense_replace": 1, "n_shared_experts": 2}
+    shared = (
+        {"shared_expert_intermediate_size": 64} if family == "qwen2_moe" else {"first_k_dense_replace": 1, "n_shared_experts": 2}
+    )
     folder = tiny.write_checkpoint(tmp_path / family, family, **sizes, **shared)
     config, stored = checkpoint.load_config(folder), StoredWeights(folder)
     formats = formats_of(family, stored.shapes, dict.fromkeys(GROUPS, "Q8_0"))
