@@ -63,9 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = pictures if planned else pictures[1:]  # without a plan there is no picture of one to look at
     html = page.render(page.Run(metrics, _decided_by(values, planned), shown, spoken, tokens.dropped_tokens(args.finetuned)))
 
-    for picture in pictures:
-        with artifacts.replacing(args.figures / f"{picture.name}.png") as temporary:
-            temporary.write_bytes(picture.png())
+    with artifacts.replacing(args.figures) as temporary:
+        temporary.mkdir()
+        for picture in pictures:
+            (temporary / f"{picture.name}.png").write_bytes(picture.png())
     with artifacts.replacing(args.page) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
     artifacts.write_json(args.summary, headlines)

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from minigpts.errors import UserError
+from minigpts.reporting.figures import Picture
+from minigpts.reporting.style import Theme
 from stages.report import main
 from tests.unit.reporting.run_files import write_run
 
@@ -59,6 +61,22 @@ def test_the_page_shows_prompts_and_tokens_as_text(finished: tuple[Path, list[st
     assert "␣Football" in html
     assert "&lt;img src=x onerror=" in html
     assert str(root) not in html
+
+
+def test_cut_short_among_the_figures_it_leaves_none_or_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, drawn = write_run(tmp_path), list[Picture]()
+    original = Picture.png
+
+    def png(picture: Picture, *theme: Theme) -> bytes:  # the page's have a theme
+        drawn.extend([picture] if not theme else [])
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return original(picture, *theme)
+
+    monkeypatch.setattr(Picture, "png", png)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    assert not (tmp_path / "metrics/figures").exists()
 
 
 def test_page_and_figures_show_what_decided(tmp_path: Path) -> None:
