@@ -25,7 +25,7 @@ from tqdm import trange
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, get_cosine_schedule_with_warmup
 
 from benchmarks.table import markdown, merge
-from minigpts import artifacts
+from minigpts import artifacts, params
 from minigpts.budget.damage import in_memory
 from minigpts.errors import exit_cleanly
 from minigpts.model import checkpoint
@@ -60,19 +60,6 @@ SHAPE = {
 
 
 SHARES = (0.25, 0.5, 0.75)  # of the experts, removed
-CUT = Params(
-    criterion="wanda",
-    allocation="uniform",
-    multiple_of=1,
-    refit="none",
-    linear_threshold=None,
-    experts=0,
-    expert_criterion="contribution",
-    heads=0,
-    layers=0,
-    sequence_length=LENGTH,
-    seed=0,
-)
 RESULTS = Path("benchmarks/results")
 
 
@@ -195,9 +182,10 @@ class Trained:
     def rows(self, share: float, seed: int) -> list[dict[str, Any]]:
         """Of the model without ``share`` of its experts, by each criterion and calibration text: perplexity on the calibration
         text's domain, and for criterion contribution on every other one's, too."""
-        rows = []
+        rows, asked = [], params.read(Path("params.yaml"), Params, "prune_neurons")
         for criterion in get_args(ExpertCriterion):
-            settings = replace(CUT, experts=round(share * self.config.num_experts), expert_criterion=criterion, seed=seed)
+            number = round(share * self.config.num_experts)
+            settings = replace(asked, refit="none", experts=number, expert_criterion=criterion, seed=seed)
             for calibration, parent in self.parents.items():
                 cut = cutting.choose(parent, ByThreshold(settings, 0.0))
                 child = in_memory(*cutting.child(parent, cut, [], torch.device("cpu")))

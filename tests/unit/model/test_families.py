@@ -134,15 +134,18 @@ class Family:
         return self.model.get_submodule(self.spec.layer(index, name))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_data(folder: Path) -> Path:
     """Texts, questions and the token counts that all variants share, since they share the tokenizer."""
-    folder = tmp_path_factory.mktemp("data")
     artifacts.write_table(folder / "text.parquet", {"text": TEXTS})
     artifacts.write_jsonl(folder / "mcq.jsonl", [{**question, "split": "test"} for question in QUESTIONS[:4]])
     tiny.write_tokenizer(folder)
     count_tokens.main(arguments(tokenizer=folder / "tokenizer.json", text=folder / "text.parquet", out=folder / "counts.parquet"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module", params=tiny.VARIANTS)

@@ -25,11 +25,10 @@ from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.weights import read_tensors
 from minigpts.profiling.recorder import ExpertSums
-from stages import count_tokens, evaluate, finetune, profile_activations, prune_embeddings, prune_neurons
+from stages import evaluate, finetune, profile_activations, prune_embeddings, prune_neurons
 from tests import tiny
 from tests.unit.evaluation.test_language_modeling import plain_nats
-from tests.unit.evaluation.test_multiple_choice import QUESTIONS
-from tests.unit.model.test_families import LENGTH, PARAMS, TEXTS, arguments
+from tests.unit.model.test_families import LENGTH, PARAMS, TEXTS, arguments, write_data
 from tests.unit.model.test_loss import assert_loss_is_stock
 
 TOKENS = torch.randint(3, 300, (3, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -71,12 +70,7 @@ class Mixture:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    artifacts.write_table(folder / "text.parquet", {"text": TEXTS})
-    artifacts.write_jsonl(folder / "mcq.jsonl", [{**question, "split": "test"} for question in QUESTIONS[:4]])
-    tiny.write_tokenizer(folder)
-    count_tokens.main(arguments(tokenizer=folder / "tokenizer.json", text=folder / "text.parquet", out=folder / "counts.parquet"))
-    return folder
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module", params=tiny.MIXTURE_VARIANTS)
