@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
 import os
-import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, get_type_hints
@@ -28,6 +27,7 @@ from minigpts.exporting.params import ExportParams
 from minigpts.importing.source import ModelSource
 from minigpts.pruning.params import Params as PruneParams
 from minigpts.quantization.params import Precision
+from minigpts.rehearsal import running
 from minigpts.rehearsal.sample import READ, Sample
 from minigpts.training.recipe import Recipe
 from stages import (
@@ -98,13 +98,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="minigpts-rehearsal-") as name:
         folder = Path(name)
         copy = folder / "parent" / asked.model.name
-        with _of_stage("fetch_model"):
+        with running.of_stage("fetch_model"):
             parent = small_parent.describe(asked.model)
             small_parent.write(parent, copy)
         shapes, small = (checkpoint.stored_shapes(config) for config in (parent.config, checkpoint.load_config(copy)))
         _require_layers(asked, parent.config.num_hidden_layers)
         if asked.budget.target_megabytes is not None:
-            with _of_stage("check_budget"):
+            with running.of_stage("check_budget"):
                 require_rows(asked.budget.precisions, shapes, spec_for(parent.config.model_type))
         sample = Sample(asked.longest)
         share = num_parameters(small) / num_parameters(shapes)
@@ -112,8 +112,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings.write_yaml(folder / "params.yaml", values)
         shutil.copyfile("dvc.yaml", folder / "dvc.yaml")
         with contextlib.chdir(folder):
-            for stage, command in tqdm(list(_commands(folder)), desc="rehearsing", unit="stage", disable=None):
-                _run(stage, command, sample)
+            for stage, command in tqdm(list(running.commands(folder)), desc="rehearsing", unit="stage", disable=None):
+                if stage == "prepare_dataset":
+                    running.run(stage, partial(prepare_dataset.run, command[1:], sample.take), show_errors=True)
+                else:
+                    running.run(stage, partial(importlib.import_module(command[0]).main, command[1:]))
                 if stage == "write_general" and asked.write_general.tokens:
                     _write_in_its_place()
                 if stage == "profile_activations":
@@ -214,48 +217,6 @@ def _print(asked: Asked, sample: Sample, prediction: Prediction, where: torch.de
         warnings.append(f"other work runs here (load {load:.0f} on {cores} cores), and the times are as if it went on")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-
-
-def _commands(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each stage's name and its module with flags, in DVC's order, as DVC resolves the ``dvc.yaml`` and params of ``folder``."""
-    from dvc.repo import Repo
-    from dvc.repo.reproduce import plan_repro
-
-    with Repo(str(folder), uninitialized=True) as repo:
-        for stage in plan_repro(repo.index.graph):
-            python, dash_m, *command = shlex.split(stage.cmd)
-            assert (python, dash_m) == ("python", "-m"), stage.cmd
-            yield stage.addressing, command
-
-
-def _run(stage: str, command: Sequence[str], sample: Sample) -> None:
-    """Run a stage's script in this process, as importing torch for each would take longer than its work.
-
-    Of what it prints, what prepare_dataset says of the user's files is shown, and all if it fails in a way it has no words for.
-    """
-    module, *flags = command
-    script, printed = importlib.import_module(module), io.StringIO()
-    errors = sys.stderr if script is prepare_dataset else printed
-    try:
-        with _of_stage(stage), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-            if script is prepare_dataset:
-                prepare_dataset.run(flags, sample.take)
-            else:
-                script.main(flags)
-    except UserError:
-        raise
-    except Exception:
-        sys.stderr.write(printed.getvalue())
-        raise
-
-
-@contextlib.contextmanager
-def _of_stage(stage: str) -> Iterator[None]:
-    """Let a UserError say which stage of the run would have raised it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{stage}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minigpts.errors import UserError
+from minigpts.rehearsal import running
 from stages import rehearse
 from tests import tiny
 from tests.e2e.project import ROOT, STAGES, TINY, write_inputs, write_params
@@ -42,8 +43,8 @@ def refusal() -> str:
 def test_every_stage_runs_and_the_run_is_predicted(project, monkeypatch, capsys):
     general = {"write_general__tokens": 64, "finetune__general": "parent", "finetune__general_share": 0.3}
     folder = project(budget__target_size_reduction=0.2, tune_parent=True, **general)
-    before, ran, run = {*folder.rglob("*")}, [], rehearse._run
-    monkeypatch.setattr(rehearse, "_run", lambda stage, command, sample: (ran.append(stage), run(stage, command, sample)))
+    before, ran, run = {*folder.rglob("*")}, [], running.run
+    monkeypatch.setattr(running, "run", lambda stage, script, **how: (ran.append(stage), run(stage, script, **how)))
     rehearse.main([])
     items = [f"evaluate@{item}" for item in STAGES["evaluate"]["matrix"]["checkpoint"]]
     assert {*ran} == {*STAGES} - {"evaluate"} | {*items}
