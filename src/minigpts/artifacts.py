@@ -110,9 +110,12 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a curve; the values are strings."""
+    """Read a curve; the values are strings. Raises UserError when the file is missing or cut short."""
     with _whole(path), existing(path).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+        if not rows or any(None in (*row, *row.values()) for row in rows):
+            raise ValueError("rows or columns are missing")
+        return rows
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -57,11 +58,13 @@ def exit_cleanly(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        return
     except (UserError, OSError, RuntimeError) as error:
         line = _line(error)
         if line is None:
             raise
-        sys.exit(f"error: {shown(line)}")
+    gc.collect()  # what the error held, a Trainer's progress bar too, which ends its own line
+    sys.exit(f"error: {shown(line)}")
 
 
 def _line(error: Exception) -> str | None:

@@ -135,3 +135,11 @@ def test_a_damaged_file_of_a_stage_is_one_line_that_says_how_to_make_it_again(tm
         ) as caught:
             read(path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "layer,width\n", "layer,width\n0,96\n1\n", "layer,width\n0,96,1\n"])
+def test_a_curve_cut_short_is_refused(text, tmp_path):
+    path = tmp_path / "layer_widths.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"layer_widths\.csv: not a whole file"):
+        artifacts.read_csv(path)

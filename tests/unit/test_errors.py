@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from minigpts.errors import UserError, blaming, exit_cleanly, shown
 
@@ -32,6 +34,21 @@ def test_what_a_user_can_fix_is_one_line(error, line):
     with pytest.raises(SystemExit) as caught:
         exit_cleanly(main)
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+
+
+def test_the_line_starts_below_an_unfinished_progress_bar(capfd):
+    class Trainer:
+        def __init__(self):
+            self.bar, self.itself = tqdm(total=2, file=sys.stderr), self  # as the Hugging Face Trainer and its callbacks
+
+    def main():
+        Trainer().bar.update()
+        raise UserError("a.csv: no table")
+
+    with pytest.raises(SystemExit) as caught:
+        exit_cleanly(main)
+    print(caught.value, file=sys.stderr)
+    assert "\nerror: a.csv: no table" in capfd.readouterr().err
 
 
 def test_nothing_that_a_terminal_obeys_is_left():
