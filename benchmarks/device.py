@@ -7,7 +7,7 @@ import torch
 from minigpts.model.device import device
 from minigpts.params import Runtime
 
-DEVICE = device(Runtime(batch_tokens=1, num_threads=None))
+DEVICE = device(Runtime(batch_tokens=1, num_threads=None, launcher=None))
 
 
 def wait() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minigpts import params
-from minigpts.errors import UserError, exit_cleanly
+from minigpts import params, ranks
+from minigpts.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ OPTIONAL = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the stage with the flags of dvc.yaml. It has no parameters and imports no torch."""
+    """Run the stage with the flags of dvc.yaml. It has no parameters, and one process alone imports no torch."""
     args = params.flags(argv, __doc__, FLAGS, OPTIONAL)
 
     from tqdm import tqdm
@@ -45,9 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.text}: holds no text; check the data set")
     for general in filter(None, (args.general, args.written)):
         counts += counted(general)
+    if not ranks.is_main():
+        return
     write_counts(args.out, tokenizer, counts)
     print(f"{counts.sum():,} tokens; {(counts > 0).sum():,} of {len(counts):,} occur")
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    ranks.run(main)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpts import artifacts, params
-from minigpts.errors import exit_cleanly
+from minigpts import artifacts, params, ranks
 from minigpts.evaluation.params import EvaluateParams
 from minigpts.evaluation.speech.params import SpeechParams
 from minigpts.model import checkpoint
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
     speech = params.read(arguments.params, SpeechParams, "speech")
     machine = params.read(arguments.params, params.Runtime, "runtime")
     if (written / checkpoint.SKIPPED).exists():
-        for out in (arguments.metrics, arguments.replies):
+        for out in (arguments.metrics, arguments.replies) if ranks.is_main() else ():
             artifacts.write_json(out, {})
         return
     texts = {split: artifacts.read_table(getattr(arguments, split), ["text"])["text"] for split in ("validation", "test")}
@@ -81,9 +80,10 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
     if speech.tokens:
         speaker, documents, batches = checkpoint.load_tokenizer(arguments.model), texts["test"], machine.batch_tokens
         metrics["speech"], said = measure(model, speaker, documents, spans["test"], speech.tokens, batch_tokens=batches)
-    artifacts.write_json(arguments.replies, said)
-    artifacts.write_json(arguments.metrics, metrics)
+    if ranks.is_main():
+        artifacts.write_json(arguments.replies, said)
+        artifacts.write_json(arguments.metrics, metrics)
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    ranks.run(main)

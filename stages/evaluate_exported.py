@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from minigpts import params
-from minigpts.errors import exit_cleanly
+from minigpts import params, ranks
 from stages import evaluate
 
 FLAGS = {
@@ -27,4 +26,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    ranks.run(main)

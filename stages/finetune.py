@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpts import artifacts, params
-from minigpts.errors import UserError, exit_cleanly
+from minigpts import artifacts, params, ranks
+from minigpts.errors import UserError
 from minigpts.evaluation.params import EvaluateParams
 from minigpts.model import checkpoint
 from minigpts.model.weights import StoredWeights, read_tensors
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, default_scratch: Path, author: Path | None) ->
         teacher=teaching,
         guarded=bool(tried),
     )
-    if not result.is_main_process:
+    if not ranks.is_main():
         return
     epochs = result.curve[-1].tokens / (len(sequences) * settings.sequence_length) * share  # every source at its own share
     summed_up = recipe.summary(result.curve, result.stop_reason, parent, epochs, rate, tried)
@@ -129,4 +129,4 @@ def _write(
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    ranks.run(main)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minigpts import artifacts, params
-from minigpts.errors import exit_cleanly
+from minigpts import artifacts, params, ranks
 from minigpts.model.weights import write_tensors
 
 FLAGS = {
@@ -53,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     statistics = profile(model, spec, tokens, settings.all_linear)
     if settings.gradient_tokens:
         statistics |= taylor_sums(model, spec, tokens[: max(settings.gradient_tokens // settings.sequence_length, 1)])
-    write_tensors(arguments.out, statistics)
+    if ranks.is_main():
+        write_tensors(arguments.out, statistics)
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    ranks.run(main)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpts import artifacts, params
-from minigpts.errors import exit_cleanly
+from minigpts import artifacts, params, ranks
 from minigpts.model import checkpoint
 from stages import finetune
 
@@ -27,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if params.read(arguments.params, Params, None, top_level=("tune_parent",)).tune_parent:
         finetune.run(arguments, Path(".scratch/tune_parent"), arguments.model)
         return
+    if not ranks.is_main():
+        return
     with artifacts.replacing(arguments.out) as folder:
         folder.mkdir()
         artifacts.write_json(folder / checkpoint.SKIPPED, {"tune_parent": False})
@@ -35,4 +36,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    ranks.run(main)

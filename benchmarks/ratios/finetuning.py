@@ -131,7 +131,7 @@ class _Loop:
     def run(self) -> _Watch:
         """Train; gives what was seen of it."""
         watch = _Watch()
-        machine = Runtime(AT_ONCE * self.recipe.sequence_length, None)
+        machine = Runtime(AT_ONCE * self.recipe.sequence_length, None, None)
         with tempfile.TemporaryDirectory() as scratch:
             arguments = training_arguments(self.recipe, machine, self.steps, Path(scratch))
             arguments.logging_strategy, arguments.logging_steps = "steps", 1

@@ -48,10 +48,15 @@ class Runtime:
 
     batch_tokens: int  # tokens in one forward batch of scoring and tuning: memory, speed, and a result's last digits
     num_threads: int | None  # torch's intra-op threads; null takes torch's own choice
+    launcher: str | None  # the command that starts a stage's processes, before `-m stages.<name> …`; null: one process
 
     def __post_init__(self) -> None:
         require(self.batch_tokens >= 1, "runtime.batch_tokens must be ≥ 1", self.batch_tokens)
         require(self.num_threads is None or self.num_threads >= 1, "runtime.num_threads must be ≥ 1", self.num_threads)
+
+
+_PARAMS = argparse.ArgumentParser(add_help=False)
+_PARAMS.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
 
 
 def flags(
@@ -61,13 +66,17 @@ def flags(
 
     ``argv`` None takes the process's own arguments. An ``optional`` flag that isn't given is None.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, parents=[_PARAMS])
     for name, meaning in required.items():
         parser.add_argument(f"--{name}", type=Path, required=True, help=meaning)
     for name, meaning in (optional or {}).items():
         parser.add_argument(f"--{name}", type=Path, help=meaning)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     return parser.parse_args(argv)
+
+
+def launcher(argv: Sequence[str]) -> str | None:
+    """``runtime.launcher`` of the params that a stage's command names, whatever its other flags are."""
+    return read(_PARAMS.parse_known_args(argv)[0].params, Runtime, "runtime").launcher
 
 
 def require(condition: bool, rule: str, got: object) -> None:

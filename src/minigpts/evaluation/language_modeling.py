@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from minigpts import ranks
 from minigpts.errors import UserError
 from minigpts.model import packing
 from minigpts.model.forward import last_hidden_states, log_likelihoods
@@ -70,7 +71,8 @@ def score(
 
     ``sequence_length`` is the most tokens the model sees at once (never more than its own limit), ``batch_tokens`` about
     how many one forward takes (it changes memory and speed, not the result), ``progress`` the title of a progress bar.
-    What ``spans`` cover is summed by itself, too; a text without any (None) counts whole there.
+    What ``spans`` cover is summed by itself, too; a text without any (None) counts whole there. Several processes score a share of
+    the batches each, and all get the whole.
     Raises UserError when there is no text. A damaged model's nats are not finite: the caller says what that means.
     """
     sizes = tuple(len(text.encode()) for text in texts)
@@ -84,9 +86,11 @@ def score(
     windows = [window for document in cut for window in document]
     nats = np.zeros(len(windows))
     by_token = [np.zeros(0)] * len(windows)
+    together = list(batches([len(window) - 1 for window in windows], batch_tokens, max_padding(model.device, batch_tokens)))
+    scored = ranks.in_order(together, lambda batch: _negative_log_likelihoods(model, [windows[index] for index in batch]))
     with tqdm(total=sum(map(len, documents)), desc=progress, unit="token", disable=progress is None) as bar:
-        for batch in batches([len(window) - 1 for window in windows], batch_tokens, max_padding(model.device, batch_tokens)):
-            nats[batch], found = _negative_log_likelihoods(model, [windows[index] for index in batch])
+        for batch, (sums, found) in zip(together, scored, strict=True):
+            nats[batch] = sums
             for index, those in zip(batch, found, strict=True):
                 by_token[index] = those
             bar.update(sum(len(windows[index]) - 1 for index in batch))

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from minigpts import ranks
 from minigpts.errors import blaming
 from minigpts.evaluation.language_modeling import batches, max_padding
 from minigpts.model import packing
@@ -68,15 +69,18 @@ def score(
     A question is ``{"question": str, "choices": [str, …]}``, asked through ``template`` if there is one. A choice that the
     tokenizer has no token for gets −∞, so that nothing is not the likeliest of all. ``batch_tokens`` is about how many tokens one
     forward takes (it changes memory and speed, not the result), ``progress`` the title of a progress bar.
+    Several processes score a share of the batches each, and all get the whole.
     Raises UserError where the template refuses a question.
     """
     longest = model.config.max_position_embeddings
     bos = packing.boundaries(tokenizer, model.config).bos
     trees = [_tree(_encode(tokenizer, question, template), bos, longest) for question in questions]
     scores: list[np.ndarray] = [np.empty(0)] * len(trees)
+    together = list(batches([len(tree.tokens) for tree in trees], batch_tokens, max_padding(model.device, batch_tokens)))
+    scored = ranks.in_order(together, lambda batch: _score_trees(model, [trees[index] for index in batch]))
     with tqdm(total=len(trees), desc=progress, unit="question", disable=progress is None) as bar:
-        for batch in batches([len(tree.tokens) for tree in trees], batch_tokens, max_padding(model.device, batch_tokens)):
-            for index, result in zip(batch, _score_trees(model, [trees[index] for index in batch]), strict=True):
+        for batch, results in zip(together, scored, strict=True):
+            for index, result in zip(batch, results, strict=True):
                 scores[index] = result
             bar.update(len(batch))
     return scores

@@ -22,14 +22,15 @@ from minigpts.model.loss import fused_loss
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.profiling.recorder import as_rows, blocks, row_blocks
 from minigpts.profiling.statistics import GRADIENT_COUNT, heads_name, mlp_name
+from minigpts.profiling.sums import Sums
 
 
 class TaylorSums:
     """Σ_t (Σ_c g_c·x_c)² per unit of everything that enters a module; a unit is ``features // num_units`` channels c."""
 
-    def __init__(self, num_units: int, module: nn.Module) -> None:
-        """Watch ``module`` until ``handle`` is removed."""
-        self.total = torch.zeros(num_units, dtype=torch.float64, device=next(module.parameters()).device)
+    def __init__(self, name: str, num_units: int, module: nn.Module, sums: Sums) -> None:
+        """Watch ``module`` until ``handle`` is removed, and add to ``sums``."""
+        self.name, self.num_units, self.sums = name, num_units, sums
         self.handle: RemovableHandle = module.register_forward_pre_hook(self._wait_for_gradient)
 
     def _wait_for_gradient(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -39,29 +40,36 @@ class TaylorSums:
     def update(self, gradients: Tensor, values: Tensor) -> None:
         """Add float32 rows, (tokens, features) each."""
         for gradient, value in zip(row_blocks(gradients), row_blocks(values), strict=True):
-            change = (gradient * value).view(len(value), len(self.total), -1).sum(2)  # nats, (rows, num_units)
-            self.total += change.square_().sum(0)
+            change = (gradient * value).view(len(value), self.num_units, -1).sum(2)  # nats, (rows, num_units)
+            self.sums.add((self.name,), change.square_().sum(0)[None])
 
 
 def taylor_sums(model: PreTrainedModel, spec: ArchitectureSpec, tokens: Tensor) -> dict[str, Tensor]:
-    """Run packed ``tokens`` (sequences, length) forwards and backwards and give the Taylor sums by name. Every label counts."""
-    sums = {}
+    """Run packed ``tokens`` (sequences, length) forwards and backwards and give the Taylor sums by name. Every label counts.
+
+    Several processes share the work as they share :func:`minigpts.profiling.recorder.profile`'s.
+    """
+    sums, watched = Sums(), list[TaylorSums]()
     for index in range(model.config.num_hidden_layers):
         if spec.mlp_out:
             mlp_out = model.get_submodule(spec.layer(index, spec.mlp_out))
-            sums[mlp_name(index, "taylor_sum")] = TaylorSums(mlp_out.weight.shape[spec.input_axis], mlp_out)
+            width = mlp_out.weight.shape[spec.input_axis]
+            watched.append(TaylorSums(mlp_name(index, "taylor_sum"), width, mlp_out, sums))
         attention_out = model.get_submodule(spec.layer(index, spec.attention_out))
-        sums[heads_name(index, "taylor_sum")] = TaylorSums(model.config.num_attention_heads, attention_out)
+        watched.append(TaylorSums(heads_name(index, "taylor_sum"), model.config.num_attention_heads, attention_out, sums))
+
+    def run(batch: Tensor) -> None:
+        model(input_ids=batch, labels=batch, num_items_in_batch=1, use_cache=False).loss.backward()
+
     bar = tqdm(total=tokens.numel(), desc="gradients", unit="token")
     try:
         with _learning_nothing(model), fused_loss(model), bar:
-            for batch in blocks(tokens):
-                model(input_ids=batch, labels=batch, num_items_in_batch=1, use_cache=False).loss.backward()
+            for batch in sums.over(blocks(tokens), run):
                 bar.update(batch.numel())
     finally:
-        for units in sums.values():
+        for units in watched:
             units.handle.remove()
-    return {GRADIENT_COUNT: torch.tensor(tokens.numel()), **{name: units.total.cpu() for name, units in sums.items()}}
+    return {GRADIENT_COUNT: torch.tensor(tokens.numel()), **sums.by_name()}
 
 
 @contextmanager

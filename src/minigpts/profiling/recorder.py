@@ -20,12 +20,14 @@ from minigpts.profiling.statistics import (
     COUNT,
     ExpertSum,
     LinearSum,
+    NeuronSum,
     cosine_name,
     experts_name,
     heads_name,
     linear_name,
     mlp_name,
 )
+from minigpts.profiling.sums import Sums
 
 # Tokens that go through the model at once: as many sequences as fit, one at least. Fixed, because the last bits of a matrix
 # product depend on its shape: so neither the machine nor runtime.batch_tokens shows in the statistics. On one CPU core 512 are
@@ -50,28 +52,23 @@ def row_blocks(rows: Tensor) -> tuple[Tensor, ...]:
 class NeuronSums:
     """Σ|a|, Σa and Σa² per column of everything it is shown."""
 
-    def __init__(self, features: int, device: torch.device) -> None:
-        """Nothing was seen."""
-        self.totals = torch.zeros(3, features, dtype=torch.float64, device=device)
-        self.sums = torch.empty(3, features, device=device)  # of one block
-        self.magnitudes = torch.empty(0, features, device=device)
+    KEPT: tuple[NeuronSum, ...] = ("abs_sum", "sum", "square_sum")
+
+    def __init__(self, index: int, sums: Sums) -> None:
+        """Add to ``sums`` by the names of layer ``index``."""
+        self.names, self.sums = tuple(mlp_name(index, of) for of in self.KEPT), sums
+        self.block, self.magnitudes = torch.empty(3, 0), torch.empty(0, 0)
 
     def update(self, rows: Tensor) -> None:
         """Add float32 ``rows`` (tokens, features)."""
         for block in row_blocks(rows):
             if len(self.magnitudes) < len(block):
-                self.magnitudes = torch.empty_like(block)
+                self.block, self.magnitudes = block.new_empty(3, block.shape[1]), torch.empty_like(block)
             magnitudes = torch.abs(block, out=self.magnitudes[: len(block)])
-            torch.sum(block, 0, out=self.sums[1])
-            torch.sum(magnitudes, 0, out=self.sums[0])
-            torch.sum(magnitudes.square_(), 0, out=self.sums[2])
-            self.totals += self.sums
-
-    def statistics(self, index: int) -> dict[str, Tensor]:
-        """The sums of layer ``index`` by name, float64 (features,) each."""
-        abs_sum, signed_sum, square_sum = self.totals
-        sums = {mlp_name(index, "abs_sum"): abs_sum, mlp_name(index, "sum"): signed_sum}
-        return {**sums, mlp_name(index, "square_sum"): square_sum}
+            torch.sum(block, 0, out=self.block[1])
+            torch.sum(magnitudes, 0, out=self.block[0])
+            torch.sum(magnitudes.square_(), 0, out=self.block[2])
+            self.sums.add(self.names, self.block)
 
 
 class ExpertSums:
@@ -79,25 +76,21 @@ class ExpertSums:
 
     KEPT: tuple[ExpertSum, ...] = ("routed", "gate_sum", "norm_sum", "gated_norm_sum", "gated_square_sum")
 
-    def __init__(self, num_experts: int, device: torch.device) -> None:
-        """Nothing was seen."""
-        self.totals = torch.zeros(len(self.KEPT), num_experts, dtype=torch.float64, device=device)
+    def __init__(self, index: int, sums: Sums) -> None:
+        """Add to ``sums`` by the names of layer ``index``."""
+        self.names, self.sums = tuple(experts_name(index, of) for of in self.KEPT), sums
 
     def update(self, module: nn.Module, hidden: Tensor, chosen: Tensor, gates: Tensor) -> None:
         """Add what an experts module was called with: hidden states (tokens, hidden_size), the experts chosen for each token
         and their gates, (tokens, top_k) both."""
+        found = torch.zeros(len(self.KEPT), int(module.num_experts), dtype=torch.float64, device=hidden.device)  # type: ignore[arg-type]
         for choice in range(chosen.shape[1]):
             # The module's own forward with one expert a token and a gate of one gives that expert's output.
             index, gate = chosen[:, choice : choice + 1], gates[:, choice].double()
             output = module.forward(hidden, index, torch.ones_like(index, dtype=gates.dtype))
             norm = torch.linalg.vector_norm(output.float(), dim=-1).double()
-            self.totals.index_add_(
-                1, index[:, 0], torch.stack([torch.ones_like(gate), gate, norm, gate * norm, (gate * norm) ** 2])
-            )
-
-    def statistics(self, index: int) -> dict[str, Tensor]:
-        """The sums of layer ``index`` by name, float64 (num_experts,) each."""
-        return {experts_name(index, of): total for of, total in zip(self.KEPT, self.totals, strict=True)}
+            found.index_add_(1, index[:, 0], torch.stack([torch.ones_like(gate), gate, norm, gate * norm, (gate * norm) ** 2]))
+        self.sums.add(self.names, found)
 
 
 def as_rows(values: Tensor) -> Tensor:
@@ -119,12 +112,7 @@ class Recorder:
 
     def __init__(self, model: nn.Module, spec: ArchitectureSpec, all_linear: bool) -> None:
         """Register the hooks on ``model``."""
-        self.count = 0
-        self.neurons: dict[int, NeuronSums] = {}
-        self.experts: dict[int, ExpertSums] = {}
-        self.head_sums: dict[int, Tensor] = {}  # Σ‖o‖², (num_heads,)
-        self.cosine_sums: dict[int, Tensor] = {}
-        self.linears: dict[str, Tensor] = {}
+        self.sums = Sums()
         self.num_heads: int = model.config.num_attention_heads  # type: ignore[union-attr, assignment]
         self.handles = []
         layers = cast(nn.ModuleList, model.get_submodule(spec.layers))
@@ -143,19 +131,18 @@ class Recorder:
                     self.handles.append(module.register_forward_hook(self._linear_hook(name)))
 
     def _neuron_hook(self, index: int):  # type: ignore[no-untyped-def]
+        neurons = NeuronSums(index, self.sums)
+
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            rows = as_rows(inputs[0])
-            if index not in self.neurons:
-                self.neurons[index] = NeuronSums(rows.shape[1], rows.device)
-            self.neurons[index].update(rows)
+            neurons.update(as_rows(inputs[0]))
 
         return hook
 
     def _expert_hook(self, index: int):  # type: ignore[no-untyped-def]
+        experts = ExpertSums(index, self.sums)
+
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if index not in self.experts:
-                self.experts[index] = ExpertSums(module.num_experts, inputs[0].device)  # type: ignore[arg-type]
-            self.experts[index].update(module, *inputs)
+            experts.update(module, *inputs)
 
         return hook
 
@@ -163,9 +150,9 @@ class Recorder:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             heads = as_rows(inputs[0]).unflatten(1, (self.num_heads, -1))  # (tokens, num_heads, head_dim)
             squares = torch.linalg.vector_norm(heads, dim=-1).square_().sum(0, dtype=torch.float64)
-            self.head_sums[index] = self.head_sums.get(index, 0) + squares
+            self.sums.add((heads_name(index, "square_sum"),), squares[None])
             if index == 0:  # every layer sees the same tokens
-                self.count += len(heads)
+                self.sums.add((COUNT,), torch.tensor([len(heads)]))
 
         return hook
 
@@ -173,7 +160,7 @@ class Recorder:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any], output: Tensor | tuple[Tensor, ...]) -> None:
             entering = inputs[0] if inputs else named["hidden_states"]
             leaving = output if isinstance(output, Tensor) else output[0]
-            self.cosine_sums[index] = self.cosine_sums.get(index, 0) + cosine_sum(entering, leaving)
+            self.sums.add((cosine_name(index),), cosine_sum(entering, leaving)[None])
 
         return hook
 
@@ -182,22 +169,15 @@ class Recorder:
             unbiased = output if module.bias is None else output - module.bias
             seen: dict[LinearSum, Tensor] = {"input": inputs[0], "output": output, "output_minus_bias": unbiased}
             for of, value in seen.items():
-                key = linear_name(name, of)
                 total = value.reshape(-1, value.shape[-1]).abs().sum(0, dtype=torch.float64)
-                self.linears[key] = self.linears[key] + total if key in self.linears else total
+                self.sums.add((linear_name(name, of),), total[None])
 
         return hook
 
     def statistics(self) -> dict[str, Tensor]:
         """Everything gathered so far, on the CPU, by name."""
-        found = {COUNT: torch.tensor(self.count)}
-        for units in (self.neurons, self.experts):
-            for index, sums in units.items():
-                found |= sums.statistics(index)
-        for index, square_sum in self.head_sums.items():
-            found[heads_name(index, "square_sum")] = square_sum
-            found[cosine_name(index)] = self.cosine_sums[index]
-        return {name: tensor.cpu() for name, tensor in (found | self.linears).items()}
+        found = self.sums.by_name()
+        return found | {COUNT: found[COUNT].long()} if found else found
 
 
 @contextmanager
@@ -213,10 +193,12 @@ def recording(model: nn.Module, spec: ArchitectureSpec, all_linear: bool = False
 
 @torch.inference_mode()
 def profile(model: nn.Module, spec: ArchitectureSpec, tokens: Tensor, all_linear: bool = False) -> dict[str, Tensor]:
-    """Run packed ``tokens`` (sequences, length) through the decoder, without its lm_head, and give the statistics by name."""
+    """Run packed ``tokens`` (sequences, length) through the decoder, without its lm_head, and give the statistics by name.
+
+    Several processes share the blocks; the statistics are the main one's, the others have none.
+    """
     decoder = model.get_submodule(spec.decoder)
     with recording(model, spec, all_linear) as recorder, tqdm(total=tokens.numel(), desc="profile", unit="token") as bar:
-        for batch in blocks(tokens):
-            decoder(input_ids=batch, use_cache=False)
+        for batch in recorder.sums.over(blocks(tokens), lambda batch: decoder(input_ids=batch, use_cache=False)):
             bar.update(batch.numel())
     return recorder.statistics()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", "torch.Tensor", "numpy.ndarray")
 
+NeuronSum = Literal["abs_sum", "sum", "square_sum", "taylor_sum"]
 LinearSum = Literal["input", "output", "output_minus_bias"]
 ExpertSum = Literal["routed", "gate_sum", "norm_sum", "gated_norm_sum", "gated_square_sum"]
 
@@ -39,7 +40,7 @@ COUNT, GRADIENT_COUNT = "count", "gradient_count"
 LINEAR_SUMS: tuple[LinearSum, ...] = ("input", "output", "output_minus_bias")
 
 
-def mlp_name(index: int, of: Literal["abs_sum", "sum", "square_sum", "taylor_sum"]) -> str:
+def mlp_name(index: int, of: NeuronSum) -> str:
     """The name of a sum over the MLP activations of layer ``index``."""
     return f"layers.{index}.mlp.{of}"
 

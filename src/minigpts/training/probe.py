@@ -16,11 +16,10 @@ from statistics import median
 
 import numpy as np
 import torch
-from accelerate import PartialState  # type: ignore[import-untyped]
-from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from tqdm import tqdm
 from transformers import PreTrainedModel, PrinterCallback
 
+from minigpts import ranks
 from minigpts.evaluation import language_modeling
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
@@ -65,7 +64,7 @@ def find_rate(
             tried[rate] = _try(model, sequences, validation, trial, runtime, state, teacher)
             del model
             gc.collect()  # a Trainer is a cycle, and holds the model's size four times over
-            if PartialState().is_main_process:
+            if ranks.is_main():
                 resuming.write_trials(state, tried)
             bar.update()
     return best_rate(tried), tried
@@ -148,7 +147,7 @@ def _try(
             sequence_length=validation.sequence_length,
             batch_tokens=runtime.batch_tokens,
         )
-    (score,) = broadcast_object_list([result.span_bits_per_byte])
+    score = result.span_bits_per_byte
     return score if math.isfinite(score) else math.inf
 
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from tqdm import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
+from minigpts import ranks
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model.chat_template import ChatTemplate
@@ -64,7 +64,6 @@ class Recovery:
     curve: list[Evaluation]
     stop_reason: str  # recovered, plateau or budget
     weights: Path  # safetensors of the best evaluation, as a checkpoint stores them
-    is_main_process: bool  # the one that writes the outs, of those that torchrun started
 
 
 def recover(
@@ -100,7 +99,7 @@ def recover(
             trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     assert trainer.stop_reason is not None
     weights = resuming.best_weights(state, best(trainer.curve).step)
-    return Recovery(trainer.curve, trainer.stop_reason, weights, trainer.is_world_process_zero())
+    return Recovery(trainer.curve, trainer.stop_reason, weights)
 
 
 def set_trainable(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -113,11 +112,16 @@ def set_trainable(model: PreTrainedModel, recipe: Recipe) -> None:
 
 
 def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path) -> TrainingArguments:
-    """The recipe in the Trainer's terms, shared among the processes torchrun started, in batches this machine can hold."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if recipe.batch_size % processes:
-        raise UserError(f"params.yaml: finetune.batch_size: {recipe.batch_size} must be a multiple of the {processes} processes")
-    sequences = recipe.batch_size // processes
+    """The recipe in the Trainer's terms, shared among the processes, in batches this machine can hold.
+
+    Raises UserError when a step's sequences can't be shared evenly.
+    """
+    if recipe.batch_size % ranks.count():
+        raise UserError(
+            f"params.yaml: finetune.batch_size {recipe.batch_size} can't be shared among the {ranks.count()} processes of"
+            " runtime.launcher; set a multiple of them, or runtime.launcher: null"
+        )
+    sequences = recipe.batch_size // ranks.count()
     at_once = max(part for part in range(1, sequences + 1) if sequences % part == 0 and _fits(part, recipe, runtime))
     arguments = TrainingArguments(
         output_dir=str(state),
@@ -238,8 +242,7 @@ class _RecoveryTrainer(FusedTrainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score validation text and questions, add a point to the curve, keep the weights if they are the best so far."""
         self.model.eval()
-        # Every process stops at the same point: the main one's figures hold for all.
-        (scores,) = broadcast_object_list([self._scores()])
+        scores = self._scores()
         self._check(scores["validation_bits_per_byte"], "validation bits per byte")
         step = self.state.global_step
         loss = self.loss_sum / self.loss_steps if self.loss_steps else None

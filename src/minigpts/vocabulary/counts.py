@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from minigpts import artifacts
+from minigpts import artifacts, ranks
 from minigpts.errors import UserError
 from minigpts.prefetch import ahead
 
@@ -38,14 +38,14 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64
     """Occurrences of each token id in ``texts``, (number of ids,).
 
     Documents are encoded whole and without the special tokens a post-processor would put around them, so the counts of
-    two halves add up to the counts of the whole.
+    two halves add up to the counts of the whole; several processes count a share each.
     """
     counts = np.zeros(num_ids(tokenizer), dtype=np.int64)
     # The fast variant leaves out the offsets, which nothing here reads.
-    for encodings in ahead(tokenizer.encode_batch_fast(batch, add_special_tokens=False) for batch in _batches(texts)):
+    for encodings in ahead(tokenizer.encode_batch_fast(batch, add_special_tokens=False) for batch in ranks.share(_batches(texts))):
         ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int64)
         counts += np.bincount(ids, minlength=len(counts))
-    return counts
+    return ranks.added(counts)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -43,7 +43,7 @@ SECTIONS: dict[str, Any] = {
     "dataset": REPOSITORY["dataset"],
     "precision": REPOSITORY["precision"],
     "export": {"formats": [], "tokens": 512, "scale_tokens": 0},
-    "runtime": {"batch_tokens": 512, "num_threads": None},
+    "runtime": {"batch_tokens": 512, "num_threads": None, "launcher": None},
 }
 
 

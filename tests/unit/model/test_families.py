@@ -76,7 +76,7 @@ PARAMS: dict[str, Any] = {
     },
     "evaluate": {"sequence_length": 64, "chat": False},
     "speech": {"tokens": 0},
-    "runtime": {"batch_tokens": 160, "num_threads": None},
+    "runtime": {"batch_tokens": 160, "num_threads": None, "launcher": None},
 }
 
 

@@ -122,7 +122,7 @@ def test_the_stage_adds_the_sums_and_changes_no_other_statistic(tmp_path: Path, 
     for gradient_tokens in (0, 80):
         values = {"profile": {"sequence_length": 40, "all_linear": True, "gradient_tokens": gradient_tokens}}
         params, out = tmp_path / "params.yaml", tmp_path / f"{gradient_tokens}.safetensors"
-        params.write_text(yaml.safe_dump({**values, "runtime": {"batch_tokens": 160, "num_threads": None}}))
+        params.write_text(yaml.safe_dump({**values, "runtime": {"batch_tokens": 160, "num_threads": None, "launcher": None}}))
         paths = {"model": folder, "text": tmp_path / "text.parquet", "out": out, "params": params}
         profile_activations.main([text for name, path in paths.items() for text in (f"--{name}", str(path))])
         found[gradient_tokens] = read_tensors(out)

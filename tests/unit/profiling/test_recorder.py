@@ -12,6 +12,7 @@ from minigpts import artifacts
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.profiling.recorder import NeuronSums, profile, recording
+from minigpts.profiling.sums import Sums
 from stages import profile_activations
 from tests import tiny
 
@@ -72,7 +73,7 @@ def test_runtime_batch_tokens_does_not_show_in_any_bit(tmp_path: Path, family: s
     for batch_tokens in (1, 96, 320, 4096):
         values = {"profile": {"sequence_length": 32, "all_linear": True, "gradient_tokens": 640}}
         params, out = tmp_path / "params.yaml", tmp_path / "stats.safetensors"
-        params.write_text(yaml.safe_dump({**values, "runtime": {"batch_tokens": batch_tokens, "num_threads": 1}}))
+        params.write_text(yaml.safe_dump({**values, "runtime": {"batch_tokens": batch_tokens, "num_threads": 1, "launcher": None}}))
         paths = {"model": folder, "text": tmp_path / "text.parquet", "out": out, "params": params}
         profile_activations.main([text for name, path in paths.items() for text in (f"--{name}", str(path))])
         written.append(out.read_bytes())
@@ -81,10 +82,11 @@ def test_runtime_batch_tokens_does_not_show_in_any_bit(tmp_path: Path, family: s
 
 def test_sums_over_a_long_text_are_fp64s(model):
     """A million rows of ones and of tiny values: what fp32 would lose stays."""
-    sums, rows = NeuronSums(3, torch.device("cpu")), torch.tensor([[1.0, -1e-4, 0.1]]).expand(4096, 3)
+    sums = Sums()
+    neurons, rows = NeuronSums(0, sums), torch.tensor([[1.0, -1e-4, 0.1]]).expand(4096, 3)
     for _ in range(256):
-        sums.update(rows)
-    found, count = sums.statistics(0), 4096 * 256
+        neurons.update(rows)
+    found, count = sums.by_name(), 4096 * 256
     exact = rows[0].double() * count
     assert torch.equal(found["layers.0.mlp.sum"][:1], exact[:1])
     torch.testing.assert_close(found["layers.0.mlp.sum"], exact, rtol=1e-6, atol=0)

@@ -81,7 +81,7 @@ def test_a_smaller_child_needs_less_and_its_parent_the_same():
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2"])  # rows of 40, transposed, projected, capped
 def test_every_cost_is_measured(tmp_path, family):
     folder = tiny.write_checkpoint(tmp_path / "tiny", family)
-    runtime = params.Runtime(batch_tokens=512, num_threads=1)
+    runtime = params.Runtime(batch_tokens=512, num_threads=1, launcher=None)
     found = costs.measure(folder, replace(RECIPE, sequence_length=64), runtime, torch.device("cpu"))
     assert min(found.forward.layer, found.forward.head, found.step.layer, found.rounded_layer, found.rounded_row) > 0
     assert found.refit + found.refit_token > 0

@@ -53,7 +53,7 @@ def write_params(folder, sequence_length=64, batch_tokens=400, tokens=6, chat=Fa
     sections = {
         "evaluate": {"sequence_length": sequence_length, "chat": chat},
         "speech": {"tokens": tokens},
-        "runtime": {"batch_tokens": batch_tokens, "num_threads": None},
+        "runtime": {"batch_tokens": batch_tokens, "num_threads": None, "launcher": None},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(sections))
     return folder / "params.yaml"

@@ -53,7 +53,7 @@ def write_params(folder, **changes):
         "export": {"tokens": 512, "scale_tokens": changes.get("scale_tokens", 0), "formats": changes.get("formats", ["gguf"])},
         "evaluate": {"sequence_length": 64, "chat": False},
         "speech": {"tokens": 6},
-        "runtime": {"batch_tokens": 400, "num_threads": None},
+        "runtime": {"batch_tokens": 400, "num_threads": None, "launcher": None},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(sections))
     return folder / "params.yaml"

@@ -56,7 +56,7 @@ def _prepare(folder: Path, family: str = "llama", parent: float = 1.0, sentences
     document = {
         "finetune": {**RECIPE, **changes},
         "evaluate": {"sequence_length": 64, "chat": False},
-        "runtime": {"batch_tokens": 48, "num_threads": 1},  # two gradient accumulation steps
+        "runtime": {"batch_tokens": 48, "num_threads": 1, "launcher": None},  # two gradient accumulation steps
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     return folder

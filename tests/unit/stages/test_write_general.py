@@ -49,7 +49,7 @@ def write_talker(folder: Path, end: float) -> Path:
 
 def run(folder: Path, model: Path, batch_tokens: int = 4096, **settings: int) -> dict[str, object]:
     folder.mkdir(exist_ok=True)
-    runtime = {"batch_tokens": batch_tokens, "num_threads": 1}
+    runtime = {"batch_tokens": batch_tokens, "num_threads": 1, "launcher": None}
     document = {"write_general": {"tokens": 400, "seed": 0, **settings}, "runtime": runtime}
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     names = {"out": "written.parquet", "metrics": "metrics.json", "params": "params.yaml"}

@@ -83,7 +83,7 @@ def find(tmp_path, monkeypatch):
     def run(name, texts=TEXTS, questions=(), **changes):
         validation = Validation(tokenizer, texts, 64, Parent(1.0), None, questions)
         given = replace(recipe, **changes)
-        return probe.find_rate(folder, rows, validation, recipe=given, runtime=Runtime(4096, 1), state=tmp_path / name)
+        return probe.find_rate(folder, rows, validation, recipe=given, runtime=Runtime(4096, 1, None), state=tmp_path / name)
 
     return run
 

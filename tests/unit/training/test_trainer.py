@@ -46,7 +46,7 @@ def _train(cls, folder, scratch, collator, batch_tokens=4096, frozen=False):
     tokenizer = checkpoint.load_fast_tokenizer(folder)
     rows, _ = draw_sequences(tokenizer, texts, packing.boundaries(tokenizer, model.config), RECIPE)
     steps = RECIPE.steps(len(rows) * RECIPE.sequence_length)
-    arguments = training_arguments(RECIPE, Runtime(batch_tokens, None), steps, scratch)
+    arguments = training_arguments(RECIPE, Runtime(batch_tokens, None, None), steps, scratch)
     arguments.logging_strategy, arguments.logging_steps = "steps", 1
     data = PackedSequences(rows, steps * RECIPE.batch_size, RECIPE.seed)
     trainer = cls(model, arguments, data_collator=collator, train_dataset=data)
@@ -79,7 +79,7 @@ def test_frozen_embeddings_stay_to_the_bit_and_all_else_is_tuned(tmp_path, famil
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU steps are bf16")
 def test_a_cpu_that_multiplies_bf16_tunes_in_fp32_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True, "avx512_bf16": True}, raising=False)
-    assert not training_arguments(RECIPE, Runtime(4096, None), 20, tmp_path).bf16
+    assert not training_arguments(RECIPE, Runtime(4096, None, None), 20, tmp_path).bf16
 
 
 @pytest.mark.parametrize("rank", [0, 3])
@@ -95,7 +95,7 @@ def test_a_guarded_run_that_did_harm_is_its_best_weights_again(tmp_path, monkeyp
         watched = trainer.Validation(tokenizer, tiny.sentences(6, seed=5), 64, Parent(1.0))
         model = checkpoint.load_model(folder, torch.float32)
         state = tmp_path / f"guarded-{guarded}"
-        how = {"recipe": recipe, "runtime": Runtime(4096, 1), "dtype": torch.bfloat16, "state": state, "guarded": guarded}
+        how = {"recipe": recipe, "runtime": Runtime(4096, 1, None), "dtype": torch.bfloat16, "state": state, "guarded": guarded}
         return [point.validation_bits_per_byte for point in trainer.recover(model, rows, watched, **how).curve]
 
     before, harmed, *others = curve(guarded=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from minigpts import ranks
 from minigpts.errors import UserError
 
 CPU_ROWS = 48  # prompts at a time on a CPU: there more hardly makes a token cheaper, and their caches lie in memory
@@ -34,7 +35,7 @@ def generate(
     Greedy, or with ``draws``, float of shape (prompts, max_new_tokens) from 0 to 1, sampled by them at a temperature from the
     likeliest tokens that make up ``top_p``. ``batch_tokens`` is about how many tokens of prompts one forward takes (it changes
     memory and speed, not the result), ``progress`` the title of a progress bar. Raises UserError for a prompt that, with its
-    reply, doesn't fit the model's positions.
+    reply, doesn't fit the model's positions. Several processes make a share of the batches each, and all get the whole.
     """
     longest, limit = max(map(len, prompts), default=0), model.config.max_position_embeddings
     if longest + max_new_tokens > limit:
@@ -44,19 +45,26 @@ def generate(
         )
     order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))  # of similar length: little padding
     most = CPU_ROWS if model.device.type == "cpu" else len(prompts)
+    together = []
+    while order:
+        rows = max(1, min(most, batch_tokens // len(prompts[order[0]])))
+        together.append(order[:rows])
+        order = order[rows:]
     replies: list[list[int]] = [[] for _ in prompts]
     with (
         _decoding(model) as ends,
         tqdm(total=len(prompts), desc=progress, unit="reply", disable=progress is None) as bar,
     ):
-        while order:
-            rows = max(1, min(most, batch_tokens // len(prompts[order[0]])))
-            batch, order = order[:rows], order[rows:]
+
+        def reply_to(batch: Sequence[int]) -> list[list[int]]:
             drawing = LogitsProcessorList()
             if draws is not None:
                 drawing.append(_Drawn(draws[batch].to(model.device), len(prompts[batch[0]]), temperature, top_p))
-            for row, reply in zip(batch, _batch(model, [prompts[row] for row in batch], max_new_tokens, drawing), strict=True):
-                replies[row] = _until(reply, ends)
+            return [_until(reply, ends) for reply in _batch(model, [prompts[row] for row in batch], max_new_tokens, drawing)]
+
+        for batch, found in zip(together, ranks.in_order(together, reply_to), strict=True):
+            for row, reply in zip(batch, found, strict=True):
+                replies[row] = reply
             bar.update(len(batch))
     return replies
 
