@@ -106,7 +106,7 @@ def fused_loss(model: PreTrainedModel, soft: SoftTargets | None = None) -> Itera
     which comes to the same: no such family's head has a bias. A token whose label is ``IGNORED`` is no
     target, as in the stock loss, and costs no logits.
     """
-    output, spec, head = model.get_output_embeddings(), spec_for(model.config.model_type), head_of(model)
+    output, spec, cap = model.get_output_embeddings(), spec_for(model.config.model_type), head_of(model).cap
 
     def loss_function(
         logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Any = None, **_: Any
@@ -115,7 +115,8 @@ def fused_loss(model: PreTrainedModel, soft: SoftTargets | None = None) -> Itera
         counts = targets != IGNORED
         hidden = logits[..., :-1, :][counts]  # the head is the identity now
         states = None if soft is None else SoftTargets(soft.hidden[..., :-1, :][counts], soft.head, soft.share[..., :-1][counts])
-        total = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, targets[counts], head.cap, states)
+        weight, bias = output.weight, getattr(output, "bias", None)  # which a sharded model has whole in its forward alone
+        total = _LinearCrossEntropy.apply(hidden, weight, bias, targets[counts], cap, states)
         return total / (len(hidden) if num_items_in_batch is None else num_items_in_batch)
 
     output.forward = lambda hidden: hidden
@@ -127,4 +128,4 @@ def fused_loss(model: PreTrainedModel, soft: SoftTargets | None = None) -> Itera
     finally:
         del output.forward, model._loss_function
         if spec.logit_softcap_field is not None:
-            setattr(model.config, spec.logit_softcap_field, head.cap)
+            setattr(model.config, spec.logit_softcap_field, cap)

@@ -28,6 +28,7 @@ from minigpts.training import resuming
 from minigpts.training.data import PackedSequences, collate
 from minigpts.training.distillation import Teacher
 from minigpts.training.recipe import Recipe
+from minigpts.training.sharded import Plain
 from minigpts.training.trainer import FusedTrainer, Validation, deterministic, set_trainable, training_arguments
 
 # All of these hold on children of SmolLM2-135M and Gemma-3-270M (docs/experiments/second_parent.md).
@@ -133,14 +134,15 @@ def _try(
     """Bits per byte on a part of the validation text after a run of a few steps, from warm-up to the cosine's end."""
     whole = recipe.steps(len(sequences) * recipe.sequence_length)
     steps = min(whole, max(LEAST_STEPS, round(SHARE_OF_STEPS * whole)))
+    plain = Plain(model)
     if recipe.learning_rate:
         set_trainable(model, recipe)
         train(model, sequences, recipe, runtime, state, steps, teacher)
-    with deterministic():
-        model.eval()
+    with deterministic(), plain.whole() as whole:
+        whole.eval()
         number = _documents(validation)
         result = language_modeling.score(
-            model,
+            whole,
             validation.tokenizer,
             validation.texts[:number],
             spans=None if validation.spans is None else validation.spans[:number],

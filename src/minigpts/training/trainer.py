@@ -36,6 +36,7 @@ from minigpts.training import lora, resuming
 from minigpts.training.data import PackedSequences, collate
 from minigpts.training.distillation import Teacher
 from minigpts.training.recipe import FALL, Evaluation, Parent, Recipe, best, stop_reason, worse_than_before
+from minigpts.training.sharded import Plain
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -213,6 +214,7 @@ class _RecoveryTrainer(FusedTrainer):
     ) -> None:
         data = PackedSequences(sequences, arguments.max_steps * recipe.batch_size, recipe.seed)
         super().__init__(model, arguments, data_collator=collate, train_dataset=data)
+        self.plain = Plain(model)
         self.validation, self.recipe, self.runtime, self.dtype, self.guarded = validation, recipe, runtime, dtype, guarded
         self.teacher = None if teacher is None else teacher.to(self.args.device)
         self.curve: list[Evaluation] = []
@@ -242,7 +244,15 @@ class _RecoveryTrainer(FusedTrainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score validation text and questions, add a point to the curve, keep the weights if they are the best so far."""
         self.model.eval()
-        scores = self._scores()
+        with self.plain.whole() as model:
+            scores = self._scores(model)
+            self._note(scores, model)
+        if self.guarded and self.stop_reason is None and worse_than_before(self.curve):
+            self._fall_back()
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
+        return scores
+
+    def _note(self, scores: Mapping[str, float], model: PreTrainedModel) -> None:
         self._check(scores["validation_bits_per_byte"], "validation bits per byte")
         step = self.state.global_step
         loss = self.loss_sum / self.loss_steps if self.loss_steps else None
@@ -250,34 +260,29 @@ class _RecoveryTrainer(FusedTrainer):
         self.loss_sum, self.loss_steps = 0.0, 0
         if best(self.curve).step == step and self.is_world_process_zero():
             path = resuming.best_weights(Path(self.args.output_dir), step)
-            write_tensors(path, lora.merged_weights(self.model, self.dtype), {"format": "pt"})
-        if self.guarded and self.stop_reason is None and worse_than_before(self.curve):
-            self._fall_back()
-        self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
-        return scores
+            write_tensors(path, lora.merged_weights(model, self.dtype), {"format": "pt"})
 
     def _fall_back(self) -> None:
         """Put the best weights back and lower the rate; the optimizer forgets, since what it remembers led astray."""
         self.accelerator.wait_for_everyone()  # the main process has written them
-        lora.restore(self.model, read_tensors(resuming.best_weights(Path(self.args.output_dir), best(self.curve).step)))
+        with self.plain.whole(changed=True) as model:
+            lora.restore(model, read_tensors(resuming.best_weights(Path(self.args.output_dir), best(self.curve).step)))
         self.optimizer.state.clear()
         self.lr_scheduler.base_lrs = [FALL * rate for rate in self.lr_scheduler.base_lrs]  # a checkpoint keeps all three
         for group in self.optimizer.param_groups:
             group["lr"] *= FALL
 
-    def _scores(self) -> dict[str, float]:
+    def _scores(self, model: PreTrainedModel) -> dict[str, float]:
         given, batch_tokens = self.validation, self.runtime.batch_tokens
         result = language_modeling.score(
-            self.model,
+            model,
             given.tokenizer,
             given.texts,
             sequence_length=given.sequence_length,
             batch_tokens=batch_tokens,
             spans=given.spans,
         )
-        answers = multiple_choice.score(
-            self.model, given.tokenizer, given.questions, batch_tokens=batch_tokens, template=given.template
-        )
+        answers = multiple_choice.score(model, given.tokenizer, given.questions, batch_tokens=batch_tokens, template=given.template)
         accuracies = multiple_choice.accuracy(given.questions, answers)
         watched = {f"validation_{name}": accuracies[name] for name in ("acc", "acc_norm", "acc_norm_stderr") if name in accuracies}
         return {"validation_bits_per_byte": result.span_bits_per_byte, **watched}

@@ -45,7 +45,7 @@ def arguments(folder: Path) -> list[str]:
     return [text for name, path in paths.items() for text in (f"--{name}", str(folder / path))]
 
 
-def _before_call(path: str, action: Callable[[int], object]) -> None:
+def before_call(path: str, action: Callable[[int], object]) -> None:
     """Call ``action`` with the number of the call before every call of ``module:function`` or ``module:class.method``."""
     module, _, name = path.partition(":")
     holder = importlib.import_module(module)
@@ -68,10 +68,10 @@ def _run(folder: Path, kill_point: str) -> int:
     process = os.fork()
     if process == 0:
         steps = folder / "steps"
-        _before_call("transformers:Trainer.training_step", lambda number: steps.write_text(str(number)))
+        before_call("transformers:Trainer.training_step", lambda number: steps.write_text(str(number)))
         if kill_point:
             path, _, number = kill_point.rpartition(":")
-            _before_call(path, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == int(number) else None)
+            before_call(path, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == int(number) else None)
         steps.write_text("0")
         finetune.main(arguments(folder))
         os._exit(0)

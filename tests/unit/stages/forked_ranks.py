@@ -1,8 +1,8 @@
-"""Run as a script: runs stages in 1, 2 and 4 processes that know of one another as torchrun's do, and says what they wrote.
+"""Run as a script: does work in several processes that know of one another as torchrun's do, and says how they ended.
 
-One process imports torch once and forks for each. Arguments: a folder, ``module:function``, which is called with the folder of an
-out and does a stage's work, and numbers of processes. Prints one JSON object: number -> exit codes of its processes. What the
-function writes for a number lies in the folder of that name; in an ``error`` file beside it what the first that failed says.
+One process imports torch once and forks. Arguments: a folder and, for each piece of work, ``module:function:number:name``. The
+function is called with the folder ``name`` below the first, in so many processes, the ``number``; what the first to fail says is in
+``name.error`` beside it. Prints one JSON list: for each piece the exit codes of its processes, a signal's negative.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from stages import finetune  # isort: split
+
 import torch
 from transformers import Trainer
 
@@ -22,21 +24,21 @@ from minigpts import ranks
 from minigpts.model import checkpoint
 from minigpts.training import probe, trainer
 
-IMPORTED = (Trainer, checkpoint, probe, trainer)  # before forking
+IMPORTED = (finetune, Trainer, checkpoint, probe, trainer)  # before forking
 
 
 def free_port() -> int:
     """A port of this machine that no one listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+        return int(found.getsockname()[1])
 
 
-def run(folder: Path, work: Callable[[Path], None], number: int) -> list[int]:
+def run(out: Path, work: Callable[[Path], None], number: int) -> list[int]:
     """Do the work in so many processes; gives their exit codes."""
-    out, port = folder / str(number), free_port()
-    out.mkdir()
-    shared = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), ranks.ERROR_FILE: f"{out}.error"}
+    out.mkdir(exist_ok=True)
+    said = out.with_name(f"{out.name}.error")
+    shared = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), ranks.ERROR_FILE: str(said)}
     children = []
     for rank in range(number):
         child = os.fork()
@@ -54,13 +56,15 @@ def run(folder: Path, work: Callable[[Path], None], number: int) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def main(folder: Path, function: str, numbers: list[int]) -> None:
-    """Do all runs."""
+def main(folder: Path, pieces: list[str]) -> None:
+    """Do all of it."""
     torch.set_num_threads(1)
-    module, _, name = function.partition(":")
-    work = getattr(importlib.import_module(module), name)
-    print(json.dumps({number: run(folder, work, number) for number in numbers}))
+    ended = []
+    for piece in pieces:
+        module, function, number, name = piece.split(":")
+        ended.append(run(folder / name, getattr(importlib.import_module(module), function), int(number)))
+    print(json.dumps(ended))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], [int(number) for number in sys.argv[3:]])
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -362,19 +362,3 @@ def test_a_parent_without_its_figure_is_refused(tmp_path):
     artifacts.write_json(folder / "base.json", {})
     with pytest.raises(UserError, match=r"base.json: no validation_bits_per_byte"):
         _run(folder)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="NCCL takes one process a GPU, and bf16 rounds each batch by its shape")
-def test_two_processes_take_the_steps_of_one(tmp_path):
-    _, alone = _run(_prepare(tmp_path / "alone"))
-    folder = _prepare(tmp_path / "shared")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.finetune"]
-    ran = subprocess.run([*command, *arguments(folder)], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    together = artifacts.read_csv(folder / "out/recovery.csv")
-    assert [row["step"] for row in together] == ["0", "5", "9", "14"]
-    for row, expected in zip(together, alone, strict=True):
-        for column in ("validation_bits_per_byte", "validation_acc", "validation_acc_norm", "train_loss"):
-            assert float(row[column] or 0) == pytest.approx(float(expected[column] or 0), rel=1e-5)
-    assert {path.name for path in (folder / "out").iterdir()} == {"finetuned", "finetune.json", "recovery.csv"}
-    assert not (folder / "scratch").exists()
