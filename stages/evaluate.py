@@ -86,4 +86,4 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
 
 
 if __name__ == "__main__":
-    ranks.run(main)
+    ranks.launch(main)

@@ -129,4 +129,4 @@ def _write(
 
 
 if __name__ == "__main__":
-    ranks.run(main)
+    ranks.launch(main)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from minigpts import params
-from minigpts.errors import UserError, exit_cleanly
+from minigpts.errors import UserError, exit_cleanly, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +91,7 @@ def added(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return counts
 
 
-def run(main: Callable[[], None]) -> None:
+def launch(main: Callable[[], None]) -> None:
     """Run a stage's ``main`` as :func:`minigpts.errors.exit_cleanly` does, in every process of ``runtime.launcher`` if it is set.
 
     The main process's words go to stderr, with its progress bars; the others say nothing. Whatever ends one of them ends all: with
@@ -100,10 +100,10 @@ def run(main: Callable[[], None]) -> None:
     if ERROR_FILE in os.environ:
         _run_rank(main)
     else:
-        exit_cleanly(partial(_launch, main))
+        exit_cleanly(partial(_start, main))
 
 
-def _launch(main: Callable[[], None]) -> None:
+def _start(main: Callable[[], None]) -> None:
     launcher = params.launcher(sys.argv[1:])
     if launcher is None:
         main()
@@ -128,16 +128,16 @@ def _launch(main: Callable[[], None]) -> None:
         except FileNotFoundError:
             raise UserError(f"params.yaml: runtime.launcher: {command[0]}: no such program; install it, or set null") from None
         if ran.returncode:
-            sys.exit(said.read_text(encoding="utf-8") if said.exists() else f"error: {_why(ran)}")
+            sys.exit(said.read_text(encoding="utf-8") if said.exists() else _why(ran))
 
 
 def _why(ran: subprocess.CompletedProcess[str]) -> str:
-    """In one line, what ended a launcher whose processes said nothing themselves."""
+    """In one line, below the main process's unfinished bar, what ended a launcher whose processes said nothing themselves."""
     if killed := ROOT_CAUSE.search(ran.stderr):
         name = signal.Signals(int(killed[2])).name
-        return f"process {killed[1]} of runtime.launcher was killed ({name}); if its memory is enough, run the stage again"
+        return f"\nerror: process {killed[1]} of runtime.launcher was killed ({name}); if its memory is enough, run the stage again"
     lines = ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}"]
-    return f"params.yaml: runtime.launcher: {shlex.join(ran.args[:1])} failed ({lines[-1].strip()})"
+    return f"error: params.yaml: runtime.launcher: {shlex.join(ran.args[:1])} failed ({shown(lines[-1].strip())})"
 
 
 def _run_rank(main: Callable[[], None]) -> None:
@@ -170,7 +170,7 @@ def _run_rank(main: Callable[[], None]) -> None:
 
 def _leave(words: str) -> None:
     with suppress(FileExistsError), Path(os.environ[ERROR_FILE]).open("x", encoding="utf-8") as file:
-        file.write(words)
+        file.write(words if is_main() else f"\n{words}")  # the main one's bars are ended
 
 
 def _of_another(error: Exception) -> bool:

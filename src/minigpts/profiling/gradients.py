@@ -20,9 +20,8 @@ from transformers import PreTrainedModel
 
 from minigpts.model.loss import fused_loss
 from minigpts.model.spec import ArchitectureSpec
-from minigpts.profiling.recorder import as_rows, blocks, row_blocks
+from minigpts.profiling.recorder import Sums, as_rows, blocks, row_blocks
 from minigpts.profiling.statistics import GRADIENT_COUNT, heads_name, mlp_name
-from minigpts.profiling.sums import Sums
 
 
 class TaylorSums:

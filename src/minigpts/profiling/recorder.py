@@ -6,7 +6,7 @@ no padding that could count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
+from minigpts import ranks
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.profiling.statistics import (
     COUNT,
@@ -27,7 +28,8 @@ from minigpts.profiling.statistics import (
     linear_name,
     mlp_name,
 )
-from minigpts.profiling.sums import Sums
+
+Names = tuple[str, ...]  # of totals that are added to together
 
 # Tokens that go through the model at once: as many sequences as fit, one at least. Fixed, because the last bits of a matrix
 # product depend on its shape: so neither the machine nor runtime.batch_tokens shows in the statistics. On one CPU core 512 are
@@ -47,6 +49,51 @@ def blocks(tokens: Tensor) -> tuple[Tensor, ...]:
 def row_blocks(rows: Tensor) -> tuple[Tensor, ...]:
     """``rows`` (tokens, features) in the parts that are summed at a time."""
     return rows.split(len(rows) if rows.is_cuda else BLOCK_ROWS)
+
+
+class Sums:
+    """float64 totals, in the order of what is added, whichever process it comes from."""
+
+    def __init__(self) -> None:
+        """Nothing was added."""
+        self.totals: dict[Names, Tensor] = {}
+        self._apart: list[tuple[Names, Tensor]] | None = None  # what a batch adds, where another process adds it up
+
+    def add(self, names: Names, values: Tensor) -> None:
+        """Add ``values`` (names, …) to the totals of these names."""
+        if self._apart is not None:
+            self._apart.append((names, values.to("cpu", copy=True)))
+            return
+        if names not in self.totals:
+            self.totals[names] = torch.zeros_like(values, dtype=torch.float64)
+        self.totals[names] += values
+
+    def over(self, batches: Sequence[Tensor], run: Callable[[Tensor], object]) -> Iterator[Tensor]:
+        """Call ``run`` on every batch and yield the batch, once what it added is in the totals.
+
+        Among several processes each batch is run by one, and the main one adds up: the same additions in the same order. Only
+        there are batches yielded and totals made.
+        """
+        if ranks.count() == 1:
+            for batch in batches:
+                run(batch)
+                yield batch
+            return
+
+        def apart(batch: Tensor) -> list[tuple[Names, Tensor]]:
+            self._apart = []
+            run(batch)
+            found, self._apart = self._apart, None
+            return found
+
+        for batch, found in zip(batches, ranks.in_order(batches, apart, main_only=True), strict=ranks.is_main()):
+            for names, values in found:
+                self.add(names, values)
+            yield batch
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Each total, on the CPU."""
+        return {name: total for names, totals in self.totals.items() for name, total in zip(names, totals.cpu(), strict=True)}
 
 
 class NeuronSums:

@@ -32,15 +32,17 @@ class Plain:
 
     @contextmanager
     def whole(self, *, changed: bool = False) -> Iterator[PreTrainedModel]:
-        """The model itself, unless it is sharded: then a plain one, whose parameters go back to the shards where they are ``changed``.
+        """The model itself or, if it is sharded, a plain one, whose parameters go back to the shards where they are ``changed``.
 
         Every process has to enter the block.
         """
-        if not isinstance(self.model, FSDPModule):
+        module: nn.Module = self.model
+        if not isinstance(module, FSDPModule):
             yield self.model
             return
         plain = copy.deepcopy(self.twin)
         plain.load_state_dict(get_model_state_dict(self.model, options=FULL), assign=True)
+        plain.tie_weights()
         yield plain.eval()
         if changed:
             set_model_state_dict(self.model, plain.state_dict(), options=FULL)

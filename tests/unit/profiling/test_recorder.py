@@ -11,8 +11,7 @@ import yaml
 from minigpts import artifacts
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
-from minigpts.profiling.recorder import NeuronSums, profile, recording
-from minigpts.profiling.sums import Sums
+from minigpts.profiling.recorder import NeuronSums, Sums, profile, recording
 from stages import profile_activations
 from tests import tiny
 

@@ -46,7 +46,7 @@ def run(out: Path, work: Callable[[Path], None], number: int) -> list[int]:
             os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank))
             code = 1
             try:
-                ranks.run(lambda: work(out))
+                ranks.launch(lambda: work(out))
                 code = 0
             except SystemExit as stop:
                 code = int(stop.code or 0)
