@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -53,6 +54,14 @@ class Runtime:
     def __post_init__(self) -> None:
         require(self.batch_tokens >= 1, "runtime.batch_tokens must be ≥ 1", self.batch_tokens)
         require(self.num_threads is None or self.num_threads >= 1, "runtime.num_threads must be ≥ 1", self.num_threads)
+        require(self.launcher is None or _is_command(self.launcher), "runtime.launcher must be a command or null", self.launcher)
+
+
+def _is_command(text: str) -> bool:
+    try:
+        return bool(shlex.split(text))
+    except ValueError:  # a quotation mark without its other
+        return False
 
 
 _PARAMS = argparse.ArgumentParser(add_help=False)

@@ -84,6 +84,7 @@ def refused(folder, tmp_path, monkeypatch) -> Callable[..., str]:
         ),
         ("finetune", {"finetune.seed": True}, "params.yaml: finetune.seed must be of type int, got True"),
         ("evaluate", {"runtime.batch_tokens": 0}, "params.yaml: runtime.batch_tokens must be ≥ 1, got 0"),
+        ("evaluate", {"runtime.launcher": "torchrun '"}, "params.yaml: runtime.launcher must be a command or null, got"),
         ("evaluate", {"speech.tokens": "many"}, "params.yaml: speech.tokens must be of type int, got 'many'"),
     ],
 )
