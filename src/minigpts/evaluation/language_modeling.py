@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from minigpts.errors import UserError
 from minigpts.model import packing
-from minigpts.model.forward import last_hidden_states, log_likelihoods
+from minigpts.model.forward import hidden_states_of, log_likelihoods
 from minigpts.model.packing import Spans
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedModel
+
+    from minigpts.model.forward import Model
 
 # Padding tokens in one batch. On a CPU a forward more costs about what 64 of them do, in reading the weights (measured on two
 # cores with 135M parameters). A GPU computes a batch in little more time than it takes to launch it, so there batches are
@@ -57,7 +58,7 @@ class LanguageModelingResult:
 
 @torch.inference_mode()
 def score(
-    model: PreTrainedModel,
+    model: Model,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     *,
@@ -84,9 +85,11 @@ def score(
     windows = [window for document in cut for window in document]
     nats = np.zeros(len(windows))
     by_token = [np.zeros(0)] * len(windows)
+    order = list(batches([len(window) - 1 for window in windows], batch_tokens, max_padding(model.device, batch_tokens)))
+    given = ({"input_ids": _inputs([windows[index] for index in batch]).to(model.device)} for batch in order)
     with tqdm(total=sum(map(len, documents)), desc=progress, unit="token", disable=progress is None) as bar:
-        for batch in batches([len(window) - 1 for window in windows], batch_tokens, max_padding(model.device, batch_tokens)):
-            nats[batch], found = _negative_log_likelihoods(model, [windows[index] for index in batch])
+        for batch, hidden in zip(order, hidden_states_of(model, given), strict=True):
+            nats[batch], found = _negative_log_likelihoods(model, hidden, [windows[index] for index in batch])
             for index, those in zip(batch, found, strict=True):
                 by_token[index] = those
             bar.update(sum(len(windows[index]) - 1 for index in batch))
@@ -135,16 +138,24 @@ def batches(lengths: Sequence[int], batch_tokens: int, max_padding: int) -> Iter
         yield batch
 
 
-def _negative_log_likelihoods(model: PreTrainedModel, windows: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Nats of each window's tokens after its first, float64: their sum, (windows,), and those of each window, (tokens,)."""
-    lengths = [len(window) - 1 for window in windows]
-    # Right padding needs no attention mask: no real token looks to its right. Any id will do.
-    inputs = torch.zeros(len(windows), max(lengths), dtype=torch.long)
-    real = torch.zeros_like(inputs, dtype=torch.bool)
+def _inputs(windows: Sequence[np.ndarray]) -> torch.Tensor:
+    """The ids of each window but its last, (windows, tokens). Right padding needs no attention mask: no real token looks to its
+    right. Any id will do."""
+    inputs = torch.zeros(len(windows), max(map(len, windows)) - 1, dtype=torch.long)
     for row, window in enumerate(windows):
-        inputs[row, : lengths[row]] = torch.from_numpy(window[:-1])
-        real[row, : lengths[row]] = True
-    hidden = last_hidden_states(model, inputs.to(model.device))  # (windows, tokens, hidden_size)
+        inputs[row, : len(window) - 1] = torch.from_numpy(window[:-1])
+    return inputs
+
+
+def _negative_log_likelihoods(
+    model: Model, hidden: torch.Tensor, windows: Sequence[np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Nats of each window's tokens after its first, float64: their sum, (windows,), and those of each window, (tokens,).
+
+    ``hidden`` (windows, tokens, hidden_size) is what the head reads of the inputs.
+    """
+    lengths = [len(window) - 1 for window in windows]
+    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     targets = torch.from_numpy(np.concatenate([window[1:] for window in windows]))
     nats = -log_likelihoods(model, hidden[real.to(model.device)], targets)
     return np.add.reduceat(nats, np.cumsum([0, *lengths[:-1]])), np.split(nats, np.cumsum(lengths[:-1]))

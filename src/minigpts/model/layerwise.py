@@ -43,7 +43,7 @@ def filled(module: nn.Module, tensors: Mapping[str, Tensor], device: torch.devic
         module.to("meta")
 
 
-class _CallRecorder(nn.Module):
+class CallRecorder(nn.Module):
     """In a decoder layer's place: hands its input on, or what it is told to, and keeps what it was called with."""
 
     def __init__(self) -> None:
@@ -58,13 +58,13 @@ class _CallRecorder(nn.Module):
 
 
 @contextmanager
-def _around_layers(
+def around_layers(
     config: PreTrainedConfig, spec: ArchitectureSpec, stored: Mapping[str, Tensor], device: torch.device
-) -> Iterator[tuple[nn.Module, list[_CallRecorder]]]:
+) -> Iterator[tuple[nn.Module, list[CallRecorder]]]:
     """Inside, the decoder with recorders in its layers' places; ``stored`` has the weights outside the layers by name."""
     model = checkpoint.empty_model(config, torch.float32)
     owner, _, attribute = spec.layers.rpartition(".")
-    recorders = [_CallRecorder() for _ in range(config.num_hidden_layers)]
+    recorders = [CallRecorder() for _ in range(config.num_hidden_layers)]
     setattr(model.get_submodule(owner), attribute, nn.ModuleList(recorders))
     prefix, layers = f"{spec.decoder}.", f"{spec.layers}."
     names = [name for name in stored if name.startswith(prefix) and not name.startswith(layers)]
@@ -84,7 +84,7 @@ def first_hidden_states(
     layer's arguments besides (masks, rotary tables)."""
     streams, calls = [], []
     of_shape: dict[torch.Size, list[Call]] = {}  # batches of one shape have equal masks and tables: they are kept once
-    with _around_layers(config, spec, stored, tokens.device) as (decoder, recorders):
+    with around_layers(config, spec, stored, tokens.device) as (decoder, recorders):
         for batch in _batches(tokens):
             decoder(input_ids=batch, use_cache=False)
             streams.append(recorders[0].hidden)
@@ -96,7 +96,7 @@ def last_hidden_states(
     config: PreTrainedConfig, spec: ArchitectureSpec, stored: Mapping[str, Tensor], tokens: Tensor, stream: Sequence[Tensor]
 ) -> Iterator[Tensor]:
     """What the head is given for each batch of ``tokens`` whose last layer gives ``stream``: (sequences, length, hidden_size)."""
-    with _around_layers(config, spec, stored, tokens.device) as (decoder, recorders):
+    with around_layers(config, spec, stored, tokens.device) as (decoder, recorders):
         for batch, hidden in zip(_batches(tokens), stream, strict=True):
             recorders[-1].answer = hidden
             yield decoder(input_ids=batch, use_cache=False).last_hidden_state

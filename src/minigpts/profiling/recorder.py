@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
+from minigpts.model.forward import Model, hidden_states_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.profiling.statistics import (
     COUNT,
@@ -117,7 +118,7 @@ def cosine_sum(entering: Tensor, leaving: Tensor) -> Tensor:
 class Recorder:
     """Watches a model's forward passes through hooks; see :func:`recording`."""
 
-    def __init__(self, model: nn.Module, spec: ArchitectureSpec, all_linear: bool) -> None:
+    def __init__(self, model: Model, spec: ArchitectureSpec, all_linear: bool) -> None:
         """Register the hooks on ``model``."""
         self.count = 0
         self.neurons: dict[int, NeuronSums] = {}
@@ -125,7 +126,7 @@ class Recorder:
         self.head_sums: dict[int, Tensor] = {}  # Σ‖o‖², (num_heads,)
         self.cosine_sums: dict[int, Tensor] = {}
         self.linears: dict[str, Tensor] = {}
-        self.num_heads: int = model.config.num_attention_heads  # type: ignore[union-attr, assignment]
+        self.num_heads: int = model.config.num_attention_heads
         self.handles = []
         layers = cast(nn.ModuleList, model.get_submodule(spec.layers))
         for index, layer in enumerate(layers):
@@ -201,7 +202,7 @@ class Recorder:
 
 
 @contextmanager
-def recording(model: nn.Module, spec: ArchitectureSpec, all_linear: bool = False) -> Iterator[Recorder]:
+def recording(model: Model, spec: ArchitectureSpec, all_linear: bool = False) -> Iterator[Recorder]:
     """Record the statistics of every forward pass inside the block."""
     recorder = Recorder(model, spec, all_linear)
     try:
@@ -212,11 +213,9 @@ def recording(model: nn.Module, spec: ArchitectureSpec, all_linear: bool = False
 
 
 @torch.inference_mode()
-def profile(model: nn.Module, spec: ArchitectureSpec, tokens: Tensor, all_linear: bool = False) -> dict[str, Tensor]:
+def profile(model: Model, spec: ArchitectureSpec, tokens: Tensor, all_linear: bool = False) -> dict[str, Tensor]:
     """Run packed ``tokens`` (sequences, length) through the decoder, without its lm_head, and give the statistics by name."""
-    decoder = model.get_submodule(spec.decoder)
     with recording(model, spec, all_linear) as recorder, tqdm(total=tokens.numel(), desc="profile", unit="token") as bar:
-        for batch in blocks(tokens):
-            decoder(input_ids=batch, use_cache=False)
-            bar.update(batch.numel())
+        for hidden in hidden_states_of(model, ({"input_ids": batch} for batch in blocks(tokens))):
+            bar.update(hidden.shape[:2].numel())
     return recorder.statistics()
