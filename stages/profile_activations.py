@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
-from minigpts.model.weights import write_tensors
+from minigpts.model.weights import StoredWeights, num_parameters, write_tensors
 
 FLAGS = {
     "model": "the parent's checkpoint folder",
@@ -38,21 +38,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from minigpts.model import checkpoint, packing
-    from minigpts.model.device import device
-    from minigpts.model.families import spec_for
+    from minigpts.model.device import device, require_memory
+    from minigpts.model.streaming import StreamedModel
     from minigpts.profiling.gradients import taylor_sums
     from minigpts.profiling.recorder import profile
 
-    where = device(runtime)
+    where, weights = device(runtime), StoredWeights(arguments.model)
+    if settings.gradient_tokens:
+        whole = 4 * num_parameters(weights.shapes)
+        require_memory(whole, where, "going backwards", "set profile.gradient_tokens to 0, and a criterion that needs none")
     texts = artifacts.read_table(arguments.text, ["text"])["text"]
     packing.require_positions(checkpoint.load_config(arguments.model), settings.sequence_length, "profile.sequence_length")
-    model = checkpoint.load_model(arguments.model, torch.float32).to(where)
+    model = StreamedModel(arguments.model, where, weights)
     tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
     packed = packing.pack_texts(tokenizer, model.config, texts, settings.sequence_length)
-    tokens, spec = torch.from_numpy(packed).to(where), spec_for(model.config.model_type)
-    statistics = profile(model, spec, tokens, settings.all_linear)
+    tokens = torch.from_numpy(packed).to(where)
+    statistics = profile(model, model.spec, tokens, settings.all_linear)
     if settings.gradient_tokens:
-        statistics |= taylor_sums(model, spec, tokens[: max(settings.gradient_tokens // settings.sequence_length, 1)])
+        backwards = tokens[: max(settings.gradient_tokens // settings.sequence_length, 1)]
+        statistics |= taylor_sums(checkpoint.load_model(arguments.model, torch.float32).to(where), model.spec, backwards)
     write_tensors(arguments.out, statistics)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from minigpts.model.streaming import Inputs, StreamedModel
 SLICE_ELEMENTS = 2**24  # logits alive at a time: 64 MiB in fp32; smaller slices make slower matrix products
 
 Layout = dict[str, torch.Tensor | dict[str, torch.Tensor]]
-Model = PreTrainedModel | StreamedModel  # all of it in memory, or a layer at a time: the same to the last bit
+Model: TypeAlias = PreTrainedModel | StreamedModel  # all of it in memory, or a layer at a time: the same to the last bit
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ def document_mask(model: PreTrainedModel, begins: torch.Tensor) -> Layout:
     return {"position_ids": positions, "attention_mask": attention_mask(model, visible[:, None], positions)}
 
 
-def attention_mask(
-    model: Model, visible: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor | dict[str, torch.Tensor]:
+def attention_mask(model: Model, visible: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
     """What every layer, or every type of layer, adds to its attention scores, so that each token attends to what it may.
 
     ``visible`` is bool (rows, 1, from, to), ``positions`` (rows, tokens). transformers takes a mask of four axes as it

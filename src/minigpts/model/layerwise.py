@@ -47,6 +47,7 @@ class CallRecorder(nn.Module):
     """In a decoder layer's place: hands its input on, or what it is told to, and keeps what it was called with."""
 
     def __init__(self) -> None:
+        """Nothing was called."""
         super().__init__()
         self.call: Call = (), {}
         self.answer: Tensor | None = None

@@ -46,26 +46,24 @@ class StreamedModel:
 
     dtype = torch.float32
 
-    def __init__(self, directory: Path, device: torch.device, weights: Weights | None = None) -> None:
-        """The checkpoint in ``directory``, computed on ``device``; ``weights`` are its tensors as another file has them, if any.
+    def __init__(self, directory: Path, device: torch.device, weights: Weights) -> None:
+        """The model of the checkpoint folder ``directory`` with these ``weights``, its own or another file's, on ``device``.
 
         Raises UserError when names or shapes of the weights contradict the config.
         """
         keep_large_blocks_apart()
-        stored = StoredWeights(directory)
-        self.config, self.device = checkpoint.load_config(directory), device
-        self.weights: Weights = stored if weights is None else weights
+        self.config, self.device, self.weights = checkpoint.load_config(directory), device, weights
         self.spec = spec_for(self.config.model_type)
         self.empty = checkpoint.empty_model(self.config, self.dtype)
-        checkpoint.require_shapes(self.empty, stored)
+        checkpoint.require_shapes(self.empty, StoredWeights(directory))
 
     def get_submodule(self, name: str) -> nn.Module:
         """A module of the layers, for hooks; its weights are there while it computes."""
         return self.empty.get_submodule(name)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Linear:
         """The head; its weights are there while :meth:`last_hidden_states` gives a batch."""
-        return self.empty.get_submodule(self.spec.lm_head)
+        return cast(nn.Linear, self.get_submodule(self.spec.lm_head))
 
     def last_hidden_states(self, batches: Iterable[Inputs]) -> Iterator[Tensor]:
         """What the head reads of each batch, in order: (sequences, tokens, hidden_size)."""

@@ -13,6 +13,7 @@ from minigpts.model import checkpoint, streaming
 from minigpts.model.families import spec_for
 from minigpts.model.forward import Model
 from minigpts.model.streaming import StreamedModel
+from minigpts.model.weights import StoredWeights
 from minigpts.profiling.recorder import profile
 from tests import tiny
 
@@ -22,7 +23,10 @@ QUESTIONS = [
     {"question": "Which is a bone?", "choices": ["tooth", "skin"], "answer": 0},
 ]
 FAMILIES = {
-    **{name: tiny.VARIANTS[name] for name in ("llama", "gemma2", "gemma3_text", "gpt2", "phi", "opt 350m", "cohere2", "granite_swa")},
+    **{
+        name: tiny.VARIANTS[name]
+        for name in ("llama", "gemma2", "gemma3_text", "gpt2", "phi", "opt 350m", "cohere2", "granite_swa")
+    },
     **{name: tiny.MIXTURE_VARIANTS[name] for name in ("qwen3_moe tied, a layer dense", "gpt_oss")},
     "llama, an uneven child": ("llama", {"intermediate_sizes": [77, 33, 50]}),
 }
@@ -45,7 +49,7 @@ def test_every_bit_is_the_whole_models(name: str, tmp_path: Path, monkeypatch: p
     whole = everything(checkpoint.load_model(folder, torch.float32), folder)
     for stream_bytes in (1 << 30, 100_000):  # all text at once, and in several passes
         monkeypatch.setattr(streaming, "STREAM_BYTES", stream_bytes)
-        streamed = everything(StreamedModel(folder, torch.device("cpu")), folder)
+        streamed = everything(StreamedModel(folder, torch.device("cpu"), StoredWeights(folder)), folder)
         assert streamed[0].keys() == whole[0].keys()
         assert all(torch.equal(streamed[0][key], whole[0][key]) for key in whole[0])
         assert streamed[1] == whole[1]
