@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if settings.gradient_tokens:
         whole = 4 * num_parameters(weights.shapes)
         require_memory(whole, where, "going backwards", "set profile.gradient_tokens to 0, and a criterion that needs none")
-    texts = artifacts.read_table(arguments.text, ["text"])["text"]
     packing.require_positions(checkpoint.load_config(arguments.model), settings.sequence_length, "profile.sequence_length")
     model = StreamedModel(arguments.model, where, weights)
     tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
+    texts = artifacts.read_table(arguments.text, ["text"])["text"]
     packed = packing.pack_texts(tokenizer, model.config, texts, settings.sequence_length)
     tokens = torch.from_numpy(packed).to(where)
     statistics = profile(model, model.spec, tokens, settings.all_linear)

@@ -98,8 +98,8 @@ class StageRuns:
 
     def run(self, stage: str, out: str, refit: str = "none", runner: str = RECORDED) -> Usage:
         """The stage in a process of its own, as the code ``runner`` runs it; what it wrote before is deleted first."""
-        _delete(self.folder / out)
         arguments = [*self.arguments(stage, out), "--params", self.params(refit)]
+        _delete(self.folder / out)
         return run_module(f"stages.{stage}", arguments, self._modules(stage), runner)
 
     def imports(self, stage: str) -> Usage:
