@@ -43,11 +43,10 @@ def filled(module: nn.Module, tensors: Mapping[str, Tensor], device: torch.devic
         module.to("meta")
 
 
-class CallRecorder(nn.Module):
+class _CallRecorder(nn.Module):
     """In a decoder layer's place: hands its input on, or what it is told to, and keeps what it was called with."""
 
     def __init__(self) -> None:
-        """Nothing was called."""
         super().__init__()
         self.call: Call = (), {}
         self.answer: Tensor | None = None
@@ -61,11 +60,11 @@ class CallRecorder(nn.Module):
 @contextmanager
 def around_layers(
     config: PreTrainedConfig, spec: ArchitectureSpec, stored: Mapping[str, Tensor], device: torch.device
-) -> Iterator[tuple[nn.Module, list[CallRecorder]]]:
+) -> Iterator[tuple[nn.Module, list[_CallRecorder]]]:
     """Inside, the decoder with recorders in its layers' places; ``stored`` has the weights outside the layers by name."""
     model = checkpoint.empty_model(config, torch.float32)
     owner, _, attribute = spec.layers.rpartition(".")
-    recorders = [CallRecorder() for _ in range(config.num_hidden_layers)]
+    recorders = [_CallRecorder() for _ in range(config.num_hidden_layers)]
     setattr(model.get_submodule(owner), attribute, nn.ModuleList(recorders))
     prefix, layers = f"{spec.decoder}.", f"{spec.layers}."
     names = [name for name in stored if name.startswith(prefix) and not name.startswith(layers)]

@@ -22,7 +22,7 @@ from minigpts.model import checkpoint
 from minigpts.model.device import keep_large_blocks_apart
 from minigpts.model.experts import as_in_model
 from minigpts.model.families import spec_for
-from minigpts.model.layerwise import Call, advance, around_layers, filled
+from minigpts.model.layerwise import Call, advance, around_layers, filled, layers_of
 from minigpts.model.weights import StoredWeights, Weights
 
 # Hidden states, masks and rotary tables that go through the layers together. More text goes in several passes, which read the
@@ -54,24 +54,24 @@ class StreamedModel:
         keep_large_blocks_apart()
         self.config, self.device, self.weights = checkpoint.load_config(directory), device, weights
         self.spec = spec_for(self.config.model_type)
-        self.empty = checkpoint.empty_model(self.config, self.dtype)
-        checkpoint.require_shapes(self.empty, StoredWeights(directory))
+        model = checkpoint.empty_model(self.config, self.dtype)
+        checkpoint.require_shapes(model, StoredWeights(directory))
+        self.layers, self.head = layers_of(self.config, self.spec), cast(nn.Linear, model.get_submodule(self.spec.lm_head))
 
     def get_submodule(self, name: str) -> nn.Module:
-        """A module of the layers, for hooks; its weights are there while it computes."""
-        return self.empty.get_submodule(name)
+        """The layers, or a module of them, for hooks; its weights are there while it computes."""
+        return self.layers.get_submodule(name.removeprefix(self.spec.layers).removeprefix("."))
 
     def get_output_embeddings(self) -> nn.Linear:
         """The head; its weights are there while :meth:`last_hidden_states` gives a batch."""
-        return cast(nn.Linear, self.get_submodule(self.spec.lm_head))
+        return self.head
 
     def last_hidden_states(self, batches: Iterable[Inputs]) -> Iterator[Tensor]:
         """What the head reads of each batch, in order: (sequences, tokens, hidden_size)."""
-        layers = cast(nn.ModuleList, self.get_submodule(self.spec.layers))
         waiting = iter(batches)
         for batch in waiting:
             stream = self._entering(chain([batch], waiting))
-            for index, layer in enumerate(tqdm(layers, desc="layers", unit="layer", leave=False)):
+            for index, layer in enumerate(tqdm(self.layers, desc="layers", unit="layer", leave=False)):
                 with filled(layer, as_in_model(self.weights.under(f"{self.spec.layers}.{index}"), self.spec), self.device):
                     advance(layer, stream.hidden, [calls[index] for calls in stream.calls])
             yield from self._leaving(stream)
@@ -99,7 +99,7 @@ class StreamedModel:
         if bias in self.weights:
             tensors["bias"] = self.weights[bias]
         with (
-            filled(self.get_output_embeddings(), tensors, self.device),
+            filled(self.head, tensors, self.device),
             around_layers(self.config, self.spec, self.weights, self.device) as (decoder, recorders),
         ):
             for inputs, hidden in zip(stream.inputs, stream.hidden, strict=True):
