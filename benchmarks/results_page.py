@@ -35,6 +35,7 @@ BLOCKS: dict[str, Callable[[Sources], str]] = {
     "llamacpp.csv": tables.llamacpp,
     "criteria.csv": tables.criteria,
     "real_size.csv": tables.real_size,
+    "layer_by_layer.csv": tables.layer_by_layer,
     "ratios.csv": tables.ratios,
     **{f"{criterion} + refit, untuned": tables.leader(criterion) for criterion in ("taylor", "wanda")},
     "perplexity over the tuned parent's": tables.over_tuned_parent,

@@ -268,6 +268,13 @@ def real_size(sources: Sources) -> str:
     return markdown([*header, "parameters removed of those planned"], rows)
 
 
+def layer_by_layer(sources: Sources) -> str:
+    """Memory and time of the stages at 7B shapes."""
+    names = ("beyond_imports_mb", "anonymous_beyond_imports_mb", "peak_rss_mb", "cpu_seconds")
+    rows = [[row["layers"], row["stage"], *(f"{int(row[name]):,}" for name in names)] for row in sources.rows("layer_by_layer.csv")]
+    return markdown(["layers", "stage", "beyond imports, MB", "anonymous, MB", "peak RSS, MB", "CPU time, s"], rows)
+
+
 def ratios(sources: Sources) -> str:
     """The rows of `make bench`, a table for each machine."""
     blocks = []

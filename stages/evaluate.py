@@ -5,18 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minigpts import artifacts, params, ranks
 from minigpts.evaluation.params import EvaluateParams
 from minigpts.evaluation.speech.params import SpeechParams
 from minigpts.model import checkpoint
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
-
-    Load = Callable[[Path, torch.dtype], PreTrainedModel]
+from minigpts.model.weights import StoredWeights, Weights, num_parameters
 
 Params = EvaluateParams  # the evaluate section
 
@@ -34,14 +29,14 @@ FLAGS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure a checkpoint."""
     arguments = params.flags(argv, __doc__, FLAGS)
-    run(arguments, arguments.model, checkpoint.load_model)
+    run(arguments, arguments.model, StoredWeights)
 
 
-def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | None = None) -> None:
-    """Load the model as anyone would, in fp32 whatever the machine, and write its metrics and replies.
+def run(arguments: argparse.Namespace, written: Path, weights_of: Callable[[Path], Weights], file: Path | None = None) -> None:
+    """Score the model a layer at a time, let all of it speak, in fp32 whatever the machine, and write its metrics and replies.
 
     Both are empty where ``written`` was skipped, the replies also where speech isn't measured.
-    ``load`` makes the model of a checkpoint folder and a dtype; ``file`` holds its weights where it isn't the folder's own.
+    ``weights_of`` a checkpoint folder are the model's; ``file`` holds them where it isn't the folder's own.
     evaluate_exported runs this too.
     """
     settings = params.read(arguments.params, Params, "evaluate")
@@ -59,10 +54,14 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
 
     from minigpts.evaluation.metrics import accuracy_metrics, size_metrics, text_metrics
     from minigpts.evaluation.speech.measure import measure
-    from minigpts.model.device import computed_on, device
+    from minigpts.model.device import computed_on, device, require_memory
+    from minigpts.model.streaming import StreamedModel
 
-    where = device(machine)
-    model = load(arguments.model, torch.float32).to(where)
+    where, weights = device(machine), weights_of(arguments.model)
+    if speech.tokens:
+        whole = 4 * num_parameters(StoredWeights(arguments.model).shapes)
+        require_memory(whole, where, "speaking", "set speech.tokens to 0")
+    model = StreamedModel(arguments.model, where, weights)
     tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
     base_tokenizer = checkpoint.load_fast_tokenizer(arguments.base)
     limits = {"sequence_length": settings.sequence_length, "batch_tokens": machine.batch_tokens}
@@ -75,11 +74,12 @@ def run(arguments: argparse.Namespace, written: Path, load: Load, file: Path | N
     }
     if file is not None:
         metrics["checkpoint_bytes"] = file.stat().st_size
-        metrics["num_nonzero_parameters"] = sum(int(tensor.count_nonzero()) for tensor in model.parameters())
+        metrics["num_nonzero_parameters"] = sum(int(tensor.count_nonzero()) for tensor in weights.values())
     said: dict[str, Any] = {}
     if speech.tokens:
         speaker, documents, batches = checkpoint.load_tokenizer(arguments.model), texts["test"], machine.batch_tokens
-        metrics["speech"], said = measure(model, speaker, documents, spans["test"], speech.tokens, batch_tokens=batches)
+        speaking = checkpoint.load_model(arguments.model, torch.float32, weights.items()).to(where)
+        metrics["speech"], said = measure(speaking, speaker, documents, spans["test"], speech.tokens, batch_tokens=batches)
     if ranks.is_main():
         artifacts.write_json(arguments.replies, said)
         artifacts.write_json(arguments.metrics, metrics)

@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from minigpts.gguf_layout import read_back
 
-    load, file = partial(read_back.load_model, arguments.exported), read_back.file_in(arguments.exported)
-    evaluate.run(arguments, arguments.exported, load, file)
+    file = read_back.file_in(arguments.exported)
+    evaluate.run(arguments, arguments.exported, partial(read_back.exported_weights, arguments.exported), file)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from minigpts.errors import exit_cleanly
 from minigpts.exporting.params import SEQUENCE_LENGTH, ExportParams
 from minigpts.importing.source import ModelSource
 from minigpts.model import checkpoint
-from minigpts.model.weights import StoredWeights
+from minigpts.model.weights import StoredWeights, num_parameters
 from minigpts.quantization.groups import formats_of
 from minigpts.quantization.params import Precision
 from minigpts.training.recipe import Recipe
@@ -83,13 +83,17 @@ def _rounded(
     args: argparse.Namespace, formats: Mapping[str, BlockFormat], settings: Params, tuning: Recipe, machine: params.Runtime
 ) -> Iterable[tuple[str, Blocks]]:
     """The weights that ``formats`` names, rounded to the calibration text and their scales tuned on the training text."""
-    from minigpts.model.device import device
+    from minigpts.model.device import device, require_memory
     from minigpts.quantization.layerwise import rounded_checkpoint
     from minigpts.training import block_scales, data
 
+    where, tuned = device(machine), settings.scale_tokens and formats
+    if tuned:
+        whole = block_scales.WEIGHT_BYTES * num_parameters(StoredWeights(args.model).shapes)
+        require_memory(whole, where, "tuning the blocks' scales", "set export.scale_tokens to 0")
     texts = artifacts.read_table(args.text, ["text"])["text"]
-    rounded = rounded_checkpoint(args.model, formats, texts, SEQUENCE_LENGTH, settings.tokens, device(machine))
-    if not (settings.scale_tokens and formats):
+    rounded = rounded_checkpoint(args.model, formats, texts, SEQUENCE_LENGTH, settings.tokens, where)
+    if not tuned:
         return rounded
     train, spans = data.read_text(args.train)
     return block_scales.tune_scales(args.model, dict(rounded), train, spans, settings.scale_tokens, tuning, machine).items()

@@ -67,10 +67,11 @@ def run(args: argparse.Namespace, default_scratch: Path, author: Path | None) ->
 
     from minigpts.model import packing
     from minigpts.model.device import computed_on, device
-    from minigpts.training import data, distillation, probe, trainer
+    from minigpts.training import data, distillation, memory, probe, trainer
 
-    machine = computed_on(device(runtime))
-    config, dtype = checkpoint.load_config(args.model), StoredWeights(args.model).dtype
+    where, stored = device(runtime), StoredWeights(args.model)
+    machine, config, dtype = computed_on(where), checkpoint.load_config(args.model), stored.dtype
+    memory.require_fit(settings, config.model_type, stored.shapes, where)
     packing.require_positions(config, settings.sequence_length, "finetune.sequence_length")
     tokenizer, general = checkpoint.load_fast_tokenizer(args.model), data.read_general(general_text, settings.general)
     train, spans = data.read_text(args.train)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from minigpts import artifacts, params
 from minigpts.budget import curves
 from minigpts.errors import exit_cleanly
+from minigpts.model.weights import num_parameters
 from minigpts.pruning.params import Params as PruneParams
 
 if TYPE_CHECKING:
@@ -57,15 +58,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def damage_meter(arguments: argparse.Namespace, damage: Params, pruning: PruneParams, runtime: params.Runtime) -> DamageMeter:
     """What measures trial cuts, from what the flags :data:`INPUTS` name."""
     from minigpts.budget.damage import DamageMeter, split
-    from minigpts.model.device import device
+    from minigpts.model.device import device, require_memory
     from minigpts.pruning import cutting
     from minigpts.vocabulary.choice import VocabularyChoice
 
-    parent = cutting.Parent.load(arguments.model, arguments.stats)
+    where, parent = device(runtime), cutting.Parent.load(arguments.model, arguments.stats)
+    require_memory(4 * num_parameters(parent.stored.shapes), where, "a budget's trial cuts", "set thresholds and no budget")
     vocabulary = VocabularyChoice.of(arguments.model, parent.config, arguments.counts, arguments.keep_terms)
     texts = artifacts.read_table(arguments.text, ["text"])["text"]
     fitted_on, measured_on = split(vocabulary.tokenizer, texts, damage.tokens)
-    return DamageMeter(parent, vocabulary, pruning, fitted_on, measured_on, device(runtime))
+    return DamageMeter(parent, vocabulary, pruning, fitted_on, measured_on, where)
 
 
 if __name__ == "__main__":

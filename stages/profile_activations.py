@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minigpts import artifacts, params, ranks
-from minigpts.model.weights import write_tensors
+from minigpts.model.weights import StoredWeights, num_parameters, write_tensors
 
 FLAGS = {
     "model": "the parent's checkpoint folder",
@@ -37,21 +37,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from minigpts.model import checkpoint, packing
-    from minigpts.model.device import device
-    from minigpts.model.families import spec_for
+    from minigpts.model.device import device, require_memory
+    from minigpts.model.streaming import StreamedModel
     from minigpts.profiling.gradients import taylor_sums
     from minigpts.profiling.recorder import profile
 
-    where = device(runtime)
-    texts = artifacts.read_table(arguments.text, ["text"])["text"]
-    packing.require_positions(checkpoint.load_config(arguments.model), settings.sequence_length, "profile.sequence_length")
-    model = checkpoint.load_model(arguments.model, torch.float32).to(where)
-    tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
-    packed = packing.pack_texts(tokenizer, model.config, texts, settings.sequence_length)
-    tokens, spec = torch.from_numpy(packed).to(where), spec_for(model.config.model_type)
-    statistics = profile(model, spec, tokens, settings.all_linear)
+    where, weights = device(runtime), StoredWeights(arguments.model)
     if settings.gradient_tokens:
-        statistics |= taylor_sums(model, spec, tokens[: max(settings.gradient_tokens // settings.sequence_length, 1)])
+        whole = 4 * num_parameters(weights.shapes)
+        require_memory(whole, where, "going backwards", "set profile.gradient_tokens to 0, and a criterion that needs none")
+    packing.require_positions(checkpoint.load_config(arguments.model), settings.sequence_length, "profile.sequence_length")
+    model = StreamedModel(arguments.model, where, weights)
+    tokenizer = checkpoint.load_fast_tokenizer(arguments.model)
+    texts = artifacts.read_table(arguments.text, ["text"])["text"]
+    packed = packing.pack_texts(tokenizer, model.config, texts, settings.sequence_length)
+    tokens = torch.from_numpy(packed).to(where)
+    statistics = profile(model, model.spec, tokens, settings.all_linear)
+    if settings.gradient_tokens:
+        backwards = tokens[: max(settings.gradient_tokens // settings.sequence_length, 1)]
+        statistics |= taylor_sums(checkpoint.load_model(arguments.model, torch.float32).to(where), model.spec, backwards)
     if ranks.is_main():
         write_tensors(arguments.out, statistics)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from minigpts import artifacts, params
 from minigpts.errors import exit_cleanly
+from minigpts.model.weights import StoredWeights, num_parameters
 
 FLAGS = {
     "model": "the parent's checkpoint folder",
@@ -40,9 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             pass
     else:
         from minigpts.corpus import written
-        from minigpts.model.device import computed_on, device
+        from minigpts.model.device import computed_on, device, require_memory
 
-        where = device(runtime)
+        where, whole = device(runtime), 4 * num_parameters(StoredWeights(arguments.model).shapes)
+        require_memory(whole, where, "writing", "set write_general.tokens to 0")
         made = written.write(
             arguments.model, arguments.out, settings.tokens, settings.seed, where=where, batch_tokens=runtime.batch_tokens
         )

@@ -42,7 +42,7 @@ def write_plain(folder: Path, out: Path, name: str, weights: NamedWeights | None
 
 def values(file: Path, folder: Path) -> NamedWeights:
     """The weights of ``file``, dequantized, by their names in the checkpoint ``folder`` that it was made from; float32."""
-    return read_back.read(file, checkpoint.load_config(folder), StoredWeights(folder).shapes)
+    return read_back.DequantizedWeights(file, checkpoint.load_config(folder), StoredWeights(folder).shapes).items()
 
 
 def load(file: Path, folder: Path) -> PreTrainedModel:

@@ -98,7 +98,8 @@ def rows(tokenizer: Path, megabytes: int, folder: Path) -> list[Row]:
     train, counts = prepared / "train.parquet", folder / "token_counts.parquet"
     counting = stage("count_tokens", "--tokenizer", tokenizer / "tokenizer.json", "--text", train, "--out", counts)
     encoding = (before + encoding_seconds(tokenizer, words, num_bytes)) / 2
-    both = Usage(preparing.seconds + counting.seconds, max(preparing.peak_rss, counting.peak_rss), 0)
+    seconds, cpu_seconds = preparing.seconds + counting.seconds, preparing.cpu_seconds + counting.cpu_seconds
+    both = Usage(seconds, cpu_seconds, max(preparing.peak_rss, counting.peak_rss), 0)
     print(f"encode_batch {num_bytes / encoding / 1e6:.2f} MB/s, preparing {num_bytes / preparing.seconds / 1e6:.2f} MB/s")
     measured = {"prepare_dataset": preparing, "count_tokens": counting, "both, one after the other": both}
     return [

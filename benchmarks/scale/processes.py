@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ class Usage:
     """What a process took. Bytes and seconds."""
 
     seconds: float
+    cpu_seconds: float  # of all its threads, so that other work on the machine shows less
     peak_rss: int  # the kernel's high-water mark: pages of mapped files count too
     peak_anonymous: int  # the highest sample of what no file backs
 
@@ -48,7 +50,7 @@ class Usage:
 def watch(command: Sequence[str | Path]) -> Usage:
     """Run a command to its end. Exits with the end of its error output when it fails."""
     with tempfile.TemporaryFile() as errors:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _children()
         process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
         peaks: Counter[str] = Counter()
         while process.poll() is None:
@@ -59,7 +61,13 @@ def watch(command: Sequence[str | Path]) -> Usage:
         if process.returncode:
             errors.seek(0)
             raise SystemExit(f"{' '.join(map(str, command[-12:]))}\n{errors.read().decode(errors='replace')[-4000:]}")
-    return Usage(seconds, peaks["VmHWM"], peaks["RssAnon"])
+    return Usage(seconds, _children() - before, peaks["VmHWM"], peaks["RssAnon"])
+
+
+def _children() -> float:
+    """CPU seconds of the processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _memory(pid: int) -> Counter[str]:
@@ -70,9 +78,9 @@ def _memory(pid: int) -> Counter[str]:
     return Counter()
 
 
-def run_module(module: str, arguments: Sequence[str | Path], modules: Path) -> Usage:
+def run_module(module: str, arguments: Sequence[str | Path], modules: Path, runner: str = RECORDED) -> Usage:
     """Run ``python -m module`` to its end, and note in the file ``modules`` what it had imported by then."""
-    return watch([sys.executable, "-c", RECORDED, modules, module, *arguments])
+    return watch([sys.executable, "-c", runner, modules, module, *arguments])
 
 
 def imports_of(modules: Path) -> Usage:

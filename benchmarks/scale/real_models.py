@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 
 from minigpts import artifacts
+from minigpts.model.checkpoint import stored_shapes
 from minigpts.model.transformers4 import tokenizer_settings
-from minigpts.model.weights import WEIGHTS, TensorWriter, write_tensors
+from minigpts.model.weights import WEIGHTS, TensorWriter, num_parameters, write_tensors
 from minigpts.profiling.statistics import COUNT, cosine_name, heads_name, mlp_name
 from minigpts.vocabulary import counts
 
@@ -156,7 +157,37 @@ MODELS = {
         parameters_per_neuron=3 * 2048,
         parameters_per_token=2 * 2048,
     ),
+    "llama-2-7b": RealModel(
+        repo_id="meta-llama/Llama-2-7b-hf",
+        config=dict(
+            model_type="llama",
+            vocab_size=32000,
+            hidden_size=4096,
+            intermediate_size=11008,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=32,
+            max_position_embeddings=4096,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=False,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        num_parameters=6_738_415_616,
+        tokenizer=_llama_like,
+        num_tokens=32_000,
+        parameters_per_neuron=3 * 4096,
+        parameters_per_token=2 * 4096,
+    ),
 }
+
+
+def with_layers(model: RealModel, num_layers: int) -> RealModel:
+    """The same model of its first layers alone."""
+    config = {**model.config, "num_hidden_layers": num_layers}
+    shapes = (stored_shapes(AutoConfig.for_model(**each, dtype="bfloat16")) for each in (model.config, config))
+    whole, fewer = map(num_parameters, shapes)
+    return replace(model, config=config, num_parameters=model.num_parameters - whole + fewer)
 
 
 def make(model: RealModel, folder: Path) -> None:

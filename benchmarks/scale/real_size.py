@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -21,18 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
-
-from benchmarks.scale.processes import ROOT, Usage, imports_of, run_module, watch
-from benchmarks.scale.real_models import MODELS, RealModel, make
+from benchmarks.scale.processes import ROOT, Usage
+from benchmarks.scale.real_models import MODELS, RealModel
+from benchmarks.scale.stage_runs import StageRuns
 from benchmarks.table import Row, print_rows
 from minigpts import artifacts
-from minigpts.model.weights import read_arrays
-from minigpts.profiling.statistics import Statistics
 
 RESULTS = ROOT / "benchmarks/results/real_size.csv"
-CALIBRATION_TOKENS = 2048  # of the profile and of the refit
+CALIBRATION_WORDS = 2048  # of the profile and of the refit; a word is one token at least
 MB, GB = 10**6, 10**9
 
 # What a user of the checkpoint does, with nothing of this project imported.
@@ -56,109 +50,16 @@ class Measured:
     over_cp_without_imports: float | None = None
 
 
-class StageRuns:
-    """One model's files under ``folder``, and the stages run on them."""
-
-    def __init__(self, model: RealModel, folder: Path) -> None:
-        """Makes the checkpoint, text, counts and statistics."""
-        self.folder = folder
-        make(model, folder)
-
-    def arguments(self, stage: str, out: str) -> list[str | Path]:
-        """The stage's command line but for its params; ``out`` names the folder or file it writes."""
-        folder = self.folder
-        given: dict[str, dict[str, Path]] = {
-            "profile_activations": {"model": folder / "base", "text": folder / "text.parquet"},
-            "prune_neurons": {
-                "model": folder / "base",
-                "stats": folder / "stats.safetensors",
-                "text": folder / "text.parquet",
-                "metrics": folder / "neurons.json",
-                "widths": folder / "widths.csv",
-            },
-            "prune_embeddings": {
-                "model": folder / "neurons",
-                "counts": folder / "counts.parquet",
-                "metrics": folder / "embeddings.json",
-            },
-            "finetune": {
-                "model": folder / "pruned",
-                "train": folder / "text.parquet",
-                "validation": folder / "short.parquet",
-                "parent": folder / "parent.json",
-                "metrics": folder / "finetune.json",
-                "curve": folder / "curve.csv",
-                "scratch": folder / "scratch",
-            },
-        }
-        flags = {**given[stage], "out": folder / out}
-        return [part for name, path in flags.items() for part in (f"--{name}", path)]
-
-    def params(self, refit: str) -> Path:
-        """The project's params with the cut of this benchmark, and as little text per step as memory is judged by."""
-        settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        # 40 % of the neurons, up to the rounding of widths.
-        profile = Statistics(read_arrays(self.folder / "stats.safetensors"))
-        means = np.concatenate(profile.mean_abs_by_layer())
-        settings["threshold"] = float(np.quantile(means, 0.4))
-        settings["prune_neurons"] |= {
-            "allocation": "uniform",
-            "refit": refit,
-            "sequence_length": 256,
-        }
-        settings["embedding_threshold"] = 0.0
-        settings["profile"]["sequence_length"] = 256
-        settings["runtime"]["batch_tokens"] = 256
-        settings["finetune"] |= {"batch_size": 1, "sequence_length": 256, "max_tokens": 256, "stop": "budget", "evaluations": 1}
-        path = self.folder / f"{refit}.yaml"
-        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
-        return path
-
-    def run(self, stage: str, out: str, refit: str = "none") -> Usage:
-        """The stage in a process of its own; what it wrote before is deleted first."""
-        _delete(self.folder / out)
-        arguments = [*self.arguments(stage, out), "--params", self.params(refit)]
-        return run_module(f"stages.{stage}", arguments, self._modules(stage))
-
-    def imports(self, stage: str) -> Usage:
-        """The imports of the stage as it last ran, alone."""
-        return imports_of(self._modules(stage))
-
-    def copy(self, source: str) -> Usage:
-        """`cp -r` of a checkpoint folder, without the file system's clones."""
-        _delete(self.folder / "copy")
-        usage = watch(["cp", "-r", "--reflink=never", self.folder / source, self.folder / "copy"])
-        shutil.rmtree(self.folder / "copy")  # before it costs the disk anything
-        return usage
-
-    def _modules(self, stage: str) -> Path:
-        return self.folder / f"{stage}.modules.json"
-
-    def once(self, stage: str, out: str, refit: str = "none") -> Measured:
-        """One run, for its memory."""
-        return _measured([(self.run(stage, out, refit), self.imports(stage))])
-
-    def timed(self, stage: str, source: str, out: str, repeats: int) -> Measured:
-        """``repeats`` rounds of copying ``source``, the stage, and its imports alone, after a round that warms the page cache."""
-        self.copy(source)
-        self.run(stage, out)
-        return _measured([(self.run(stage, out), self.imports(stage), self.copy(source)) for _ in range(repeats)])
-
-    def smaller_text(self) -> None:
-        """Cut the text to what profile and refit take, and write what finetune needs besides."""
-        texts = artifacts.read_table(self.folder / "text.parquet", ["text"])["text"]
-        words = " ".join(texts).split()[:CALIBRATION_TOKENS]  # a word is one token at least
-        artifacts.write_table(self.folder / "text.parquet", {"text": [" ".join(words)]})
-        artifacts.write_table(self.folder / "short.parquet", {"text": [" ".join(words[:50])]})
-        artifacts.write_json(self.folder / "parent.json", {"validation_bits_per_byte": 1.0})
+def _once(runs: StageRuns, stage: str, out: str, refit: str = "none") -> Measured:
+    """One run, for its memory."""
+    return _measured([(runs.run(stage, out, refit), runs.imports(stage))])
 
 
-def _delete(path: Path) -> None:
-    """Remove a file or folder and let the disk come to rest, so that no command pays for the one before."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    os.sync()
+def _timed(runs: StageRuns, stage: str, source: str, out: str, repeats: int) -> Measured:
+    """``repeats`` rounds of copying ``source``, the stage, and its imports alone, after a round that warms the page cache."""
+    runs.copy(source)
+    runs.run(stage, out)
+    return _measured([(runs.run(stage, out), runs.imports(stage), runs.copy(source)) for _ in range(repeats)])
 
 
 def _measured(rounds: Sequence[tuple[Usage, ...]]) -> Measured:
@@ -212,19 +113,19 @@ def measure(name: str, runs: StageRuns, repeats: int, real_profile: bool, refit:
     model, folder = MODELS[name], runs.folder
     found: dict[str, Measured] = {}
     if real_profile or refit:
-        runs.smaller_text()
+        runs.smaller_text(CALIBRATION_WORDS)
     if real_profile:
         require_memory(6 * model.num_parameters, "profiling")
-        found["profile_activations"] = runs.once("profile_activations", "stats.safetensors")
-    found["prune_neurons"] = runs.timed("prune_neurons", "base", "neurons", repeats)
-    found["prune_embeddings"] = runs.timed("prune_embeddings", "neurons", "pruned", repeats)
+        found["profile_activations"] = _once(runs, "profile_activations", "stats.safetensors")
+    found["prune_neurons"] = _timed(runs, "prune_neurons", "base", "neurons", repeats)
+    found["prune_embeddings"] = _timed(runs, "prune_embeddings", "neurons", "pruned", repeats)
     gone, plan, report = removed(folder), planned(model, folder / "pruned"), stock(folder / "pruned")
     if real_profile:
         require_memory(20 * report["num_parameters"], "fine-tuning")
-        found["finetune"] = runs.once("finetune", "finetuned")
+        found["finetune"] = _once(runs, "finetune", "finetuned")
     if refit:
         require_memory(6 * model.num_parameters, "the refit")
-        found["prune_neurons, least_squares"] = runs.once("prune_neurons", "refitted", "least_squares")
+        found["prune_neurons, least_squares"] = _once(runs, "prune_neurons", "refitted", "least_squares")
     records = [_record(name, stage, measured, gone.get(stage), plan.get(stage)) for stage, measured in found.items()]
     return [*_rows(name, found), *_exactness(name, gone, plan, report)], records
 

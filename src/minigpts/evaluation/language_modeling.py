@@ -19,12 +19,13 @@ from tqdm import tqdm
 from minigpts import ranks
 from minigpts.errors import UserError
 from minigpts.model import packing
-from minigpts.model.forward import last_hidden_states, log_likelihoods
+from minigpts.model.forward import hidden_states_of, log_likelihoods
 from minigpts.model.packing import Spans
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedModel
+
+    from minigpts.model.forward import Model
 
 # Padding tokens in one batch. On a CPU a forward more costs about what 64 of them do, in reading the weights (measured on two
 # cores with 135M parameters). A GPU computes a batch in little more time than it takes to launch it, so there batches are
@@ -58,7 +59,7 @@ class LanguageModelingResult:
 
 @torch.inference_mode()
 def score(
-    model: PreTrainedModel,
+    model: Model,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     *,
@@ -87,7 +88,11 @@ def score(
     nats = np.zeros(len(windows))
     by_token = [np.zeros(0)] * len(windows)
     together = list(batches([len(window) - 1 for window in windows], batch_tokens, max_padding(model.device, batch_tokens)))
-    scored = ranks.in_order(together, lambda batch: _negative_log_likelihoods(model, [windows[index] for index in batch]))
+    given = ({"input_ids": _inputs([windows[index] for index in batch]).to(model.device)} for batch in ranks.share(together))
+    hidden = hidden_states_of(model, given)
+    scored = ranks.in_order(
+        together, lambda batch: _negative_log_likelihoods(model, next(hidden), [windows[index] for index in batch])
+    )
     with tqdm(total=sum(map(len, documents)), desc=progress, unit="token", disable=progress is None) as bar:
         for batch, (sums, found) in zip(together, scored, strict=True):
             nats[batch] = sums
@@ -139,16 +144,24 @@ def batches(lengths: Sequence[int], batch_tokens: int, max_padding: int) -> Iter
         yield batch
 
 
-def _negative_log_likelihoods(model: PreTrainedModel, windows: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Nats of each window's tokens after its first, float64: their sum, (windows,), and those of each window, (tokens,)."""
-    lengths = [len(window) - 1 for window in windows]
-    # Right padding needs no attention mask: no real token looks to its right. Any id will do.
-    inputs = torch.zeros(len(windows), max(lengths), dtype=torch.long)
-    real = torch.zeros_like(inputs, dtype=torch.bool)
+def _inputs(windows: Sequence[np.ndarray]) -> torch.Tensor:
+    """The ids of each window but its last, (windows, tokens). Right padding needs no attention mask: no real token looks to its
+    right. Any id will do."""
+    inputs = torch.zeros(len(windows), max(map(len, windows)) - 1, dtype=torch.long)
     for row, window in enumerate(windows):
-        inputs[row, : lengths[row]] = torch.from_numpy(window[:-1])
-        real[row, : lengths[row]] = True
-    hidden = last_hidden_states(model, inputs.to(model.device))  # (windows, tokens, hidden_size)
+        inputs[row, : len(window) - 1] = torch.from_numpy(window[:-1])
+    return inputs
+
+
+def _negative_log_likelihoods(
+    model: Model, hidden: torch.Tensor, windows: Sequence[np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Nats of each window's tokens after its first, float64: their sum, (windows,), and those of each window, (tokens,).
+
+    ``hidden`` (windows, tokens, hidden_size) is what the head reads of the inputs.
+    """
+    lengths = [len(window) - 1 for window in windows]
+    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     targets = torch.from_numpy(np.concatenate([window[1:] for window in windows]))
     nats = -log_likelihoods(model, hidden[real.to(model.device)], targets)
     return np.add.reduceat(nats, np.cumsum([0, *lengths[:-1]])), np.split(nats, np.cumsum(lengths[:-1]))

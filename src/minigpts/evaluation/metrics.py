@@ -15,13 +15,13 @@ from minigpts.model.weights import StoredWeights, num_parameters
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedModel
 
     from minigpts.model.chat_template import ChatTemplate
+    from minigpts.model.forward import Model
 
 
 def text_metrics(
-    model: PreTrainedModel,
+    model: Model,
     tokenizer: Tokenizer,
     base_tokenizer: Tokenizer,
     texts: Mapping[str, Sequence[str]],
@@ -57,7 +57,7 @@ def text_metrics(
 
 
 def accuracy_metrics(
-    model: PreTrainedModel,
+    model: Model,
     tokenizer: Tokenizer,
     questions: Sequence[Mapping[str, Any]],
     *,

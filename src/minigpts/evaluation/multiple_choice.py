@@ -34,13 +34,14 @@ from minigpts import ranks
 from minigpts.errors import blaming
 from minigpts.evaluation.language_modeling import batches, max_padding
 from minigpts.model import packing
-from minigpts.model.forward import attention_mask, last_hidden_states, log_likelihoods
+from minigpts.model.forward import attention_mask, hidden_states_of, log_likelihoods
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedModel
 
     from minigpts.model.chat_template import ChatTemplate
+    from minigpts.model.forward import Model
+    from minigpts.model.streaming import Inputs
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class _Tree:
 
 @torch.inference_mode()
 def score(
-    model: PreTrainedModel,
+    model: Model,
     tokenizer: Tokenizer,
     questions: Sequence[Mapping[str, Any]],
     *,
@@ -77,7 +78,8 @@ def score(
     trees = [_tree(_encode(tokenizer, question, template), bos, longest) for question in questions]
     scores: list[np.ndarray] = [np.empty(0)] * len(trees)
     together = list(batches([len(tree.tokens) for tree in trees], batch_tokens, max_padding(model.device, batch_tokens)))
-    scored = ranks.in_order(together, lambda batch: _score_trees(model, [trees[index] for index in batch]))
+    hidden = hidden_states_of(model, (_inputs(model, [trees[index] for index in batch]) for batch in ranks.share(together)))
+    scored = ranks.in_order(together, lambda batch: _score_trees(model, next(hidden), [trees[index] for index in batch]))
     with tqdm(total=len(trees), desc=progress, unit="question", disable=progress is None) as bar:
         for batch, results in zip(together, scored, strict=True):
             for index, result in zip(batch, results, strict=True):
@@ -168,8 +170,8 @@ def _visible(tree: _Tree) -> np.ndarray:
     return visible
 
 
-def _score_trees(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndarray]:
-    """ln p of every choice of every tree, in one forward over right-padded trees."""
+def _inputs(model: Model, trees: Sequence[_Tree]) -> Inputs:
+    """What the decoder is called with: right-padded trees, each node seeing itself and its ancestors."""
     width = max(len(tree.tokens) for tree in trees)
     inputs = np.zeros((len(trees), width), dtype=np.int64)
     positions = np.zeros_like(inputs)
@@ -178,10 +180,15 @@ def _score_trees(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndar
         size = len(tree.tokens)
         inputs[row, :size], positions[row, :size], visible[row, 0, :size, :size] = tree.tokens, tree.positions, _visible(tree)
     ids, places, seen = (torch.from_numpy(array).to(model.device) for array in (inputs, positions, visible))
-    mask = attention_mask(model, seen, places)
-    hidden = last_hidden_states(model, ids, position_ids=places, attention_mask=mask).flatten(0, 1)  # (questions × nodes, …)
+    return {"input_ids": ids, "position_ids": places, "attention_mask": attention_mask(model, seen, places)}
+
+
+def _score_trees(model: Model, hidden: torch.Tensor, trees: Sequence[_Tree]) -> list[np.ndarray]:
+    """ln p of every choice of every tree, of what the head reads of them, (trees, nodes, hidden_size)."""
+    width = hidden.shape[1]
     used = np.concatenate([row * width + nodes for row, tree in enumerate(trees) for nodes in tree.predicting])
     targets = np.concatenate([ids for tree in trees for ids in tree.targets])
-    values = log_likelihoods(model, hidden[torch.from_numpy(used).to(hidden.device)], torch.from_numpy(targets))
+    states = hidden.flatten(0, 1)[torch.from_numpy(used).to(hidden.device)]
+    values = log_likelihoods(model, states, torch.from_numpy(targets))
     pieces = iter(np.split(values, np.cumsum([len(ids) for tree in trees for ids in tree.targets])[:-1]))
     return [np.array([next(pieces).sum() if len(ids) else -math.inf for ids in tree.targets]) for tree in trees]

@@ -12,7 +12,7 @@ from minigpts.errors import UserError, blaming
 from minigpts.gguf_layout.architectures import architecture_of
 from minigpts.gguf_layout.places import Place, places
 from minigpts.model import checkpoint
-from minigpts.model.weights import Shapes, StoredWeights
+from minigpts.model.weights import Shapes, StoredWeights, Weights
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,12 @@ def file_in(exported: Path) -> Path | None:
 
 
 def load_model(exported: Path, directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of the one GGUF file in the folder ``exported``, in ``dtype`` and eval mode, as llama.cpp dequantizes it.
+    """The model of the one GGUF file in the folder ``exported``, in ``dtype`` and eval mode: see :func:`exported_weights`."""
+    return checkpoint.load_model(directory, dtype, exported_weights(exported, directory).items())
+
+
+def exported_weights(exported: Path, directory: Path) -> DequantizedWeights:
+    """The tensors of the one GGUF file in the folder ``exported``, as llama.cpp dequantizes them.
 
     ``directory`` is the checkpoint that the file was made from. Raises UserError for no or several files, or one of another
     checkpoint.
@@ -39,22 +44,34 @@ def load_model(exported: Path, directory: Path, dtype: torch.dtype) -> PreTraine
     file = file_in(exported)
     if file is None:
         raise UserError(f"{exported}: no file was exported; set export.formats to [gguf] and run `dvc repro export`")
-    config, shapes = checkpoint.load_config(directory), StoredWeights(directory).shapes
-    return checkpoint.load_model(directory, dtype, read(file, config, shapes))
+    return DequantizedWeights(file, checkpoint.load_config(directory), StoredWeights(directory).shapes)
 
 
-def read(path: Path, config: PreTrainedConfig, shapes: Shapes) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of the checkpoint that the file was made from, float32, by transformers' names; one is in memory at a time.
+class DequantizedWeights(Weights):
+    """The tensors of the checkpoint that a GGUF file was made from, float32, by transformers' names."""
 
-    ``config`` and ``shapes`` are that checkpoint's. Raises UserError for a damaged file, or one of another checkpoint.
-    """
-    import torch
-    from gguf import GGUFReader
+    def __init__(self, path: Path, config: PreTrainedConfig, shapes: Shapes) -> None:
+        """``config`` and ``shapes`` are that checkpoint's. Raises UserError for a damaged file."""
+        from gguf import GGUFReader
 
-    with blaming(path, "not a whole GGUF file; export it again"):
-        stored = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
-    for name, place in places(architecture_of(config), config, shapes).items():
-        yield name, torch.from_numpy(values(path, stored, place))
+        with blaming(path, "not a whole GGUF file; export it again"):
+            self.stored = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+        self.path, self.places = path, places(architecture_of(config), config, shapes)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """The tensor, dequantized. Raises UserError where the file is of another checkpoint."""
+        import torch
+
+        return torch.from_numpy(values(self.path, self.stored, self.places[name]))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
 def values(path: Path, stored: Mapping[str, ReaderTensor], place: Place) -> np.ndarray:

@@ -94,7 +94,7 @@ def load_model(directory: Path, dtype: torch.dtype, weights: Iterable[tuple[str,
 
     config, stored = load_config(directory), StoredWeights(directory)
     model = empty_model(config, dtype)
-    _check(_shapes(model), stored.shapes, stored.path)
+    require_shapes(model, stored)
     for name, tensor in stored.items() if weights is None else weights:
         set_tensor(model, name, tensor.to(dtype))
     model.tie_weights()
@@ -128,6 +128,11 @@ def set_tensor(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
 def stored_shapes(config: PreTrainedConfig) -> Shapes:
     """Names and shapes of the tensors that a checkpoint with this config holds."""
     return _shapes(empty_model(config, config.dtype))
+
+
+def require_shapes(model: PreTrainedModel, stored: StoredWeights) -> None:
+    """Raise a UserError naming the first tensor whose name or shape isn't the model's."""
+    _check(_shapes(model), stored.shapes, stored.path)
 
 
 def _shapes(model: PreTrainedModel) -> Shapes:

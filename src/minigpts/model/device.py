@@ -1,10 +1,12 @@
-"""The machine: where tensors live, how many threads work on them, and memory that goes back."""
+"""The machine: where tensors live, how many threads work on them, how much memory there is, and memory that goes back."""
 
 from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from minigpts.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,21 @@ def computed_on(where: torch.device) -> dict[str, str | int | None]:
         return {"device": torch.cuda.get_device_name(where), "num_threads": None, "instructions": None}
     instructions = torch.backends.cpu.get_cpu_capability()
     return {"device": where.type, "num_threads": torch.get_num_threads(), "instructions": instructions}
+
+
+def available_memory(where: torch.device) -> int:
+    """Bytes that are free on a GPU, or that this machine can give without swapping."""
+    import psutil  # type: ignore[import-untyped]
+    import torch
+
+    return torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else psutil.virtual_memory().available
+
+
+def require_memory(needed: float, where: torch.device, what: str, instead: str) -> None:
+    """Raise a UserError where ``what`` takes more bytes than there are; ``needed`` is the least that it can do with."""
+    free = available_memory(where)
+    if needed > free:
+        raise UserError(f"{what} needs at least {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; {instead}")
 
 
 def keep_large_blocks_apart() -> None:

@@ -6,9 +6,9 @@ largest tensor is its logits, (tokens, vocab_size) in fp32, so they exist for on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from torch.nn.functional import cross_entropy, linear
 from transformers import PreTrainedModel
 
 from minigpts.model.families import spec_for
+from minigpts.model.streaming import Inputs, StreamedModel
 
 SLICE_ELEMENTS = 2**24  # logits alive at a time: 64 MiB in fp32; smaller slices make slower matrix products
 
 Layout = dict[str, torch.Tensor | dict[str, torch.Tensor]]
+Model: TypeAlias = PreTrainedModel | StreamedModel  # all of it in memory, or a layer at a time: the same to the last bit
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Head:
         return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
-def head_of(model: PreTrainedModel) -> Head:
+def head_of(model: Model) -> Head:
     """The model's own head; a tied one shares the embedding's weight."""
     head, spec = model.get_output_embeddings(), spec_for(model.config.model_type)
     bias, config = getattr(head, "bias", None), model.config
@@ -61,7 +63,14 @@ def last_hidden_states(model: PreTrainedModel, input_ids: torch.Tensor, **layout
     return decoder(input_ids=input_ids, use_cache=False, **layout).last_hidden_state
 
 
-def log_likelihoods(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+def hidden_states_of(model: Model, batches: Iterable[Inputs]) -> Iterator[torch.Tensor]:
+    """What the head reads of each batch, in order, each made when it is asked for: :func:`last_hidden_states` of them all."""
+    if isinstance(model, StreamedModel):
+        return model.last_hidden_states(batches)
+    return (last_hidden_states(model, **inputs) for inputs in batches)
+
+
+def log_likelihoods(model: Model, hidden: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
     """ln p of ``targets`` (tokens,) given last hidden states (tokens, hidden_size); float64 of shape (tokens,).
 
     The softmax is taken in fp32. Call it where no gradients are recorded: logits are capped in place.
@@ -87,9 +96,7 @@ def document_mask(model: PreTrainedModel, begins: torch.Tensor) -> Layout:
     return {"position_ids": positions, "attention_mask": attention_mask(model, visible[:, None], positions)}
 
 
-def attention_mask(
-    model: PreTrainedModel, visible: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor | dict[str, torch.Tensor]:
+def attention_mask(model: Model, visible: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
     """What every layer, or every type of layer, adds to its attention scores, so that each token attends to what it may.
 
     ``visible`` is bool (rows, 1, from, to), ``positions`` (rows, tokens). transformers takes a mask of four axes as it

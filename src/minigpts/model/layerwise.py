@@ -58,7 +58,7 @@ class _CallRecorder(nn.Module):
 
 
 @contextmanager
-def _around_layers(
+def around_layers(
     config: PreTrainedConfig, spec: ArchitectureSpec, stored: Mapping[str, Tensor], device: torch.device
 ) -> Iterator[tuple[nn.Module, list[_CallRecorder]]]:
     """Inside, the decoder with recorders in its layers' places; ``stored`` has the weights outside the layers by name."""
@@ -84,7 +84,7 @@ def first_hidden_states(
     layer's arguments besides (masks, rotary tables)."""
     streams, calls = [], []
     of_shape: dict[torch.Size, list[Call]] = {}  # batches of one shape have equal masks and tables: they are kept once
-    with _around_layers(config, spec, stored, tokens.device) as (decoder, recorders):
+    with around_layers(config, spec, stored, tokens.device) as (decoder, recorders):
         for batch in _batches(tokens):
             decoder(input_ids=batch, use_cache=False)
             streams.append(recorders[0].hidden)
@@ -96,7 +96,7 @@ def last_hidden_states(
     config: PreTrainedConfig, spec: ArchitectureSpec, stored: Mapping[str, Tensor], tokens: Tensor, stream: Sequence[Tensor]
 ) -> Iterator[Tensor]:
     """What the head is given for each batch of ``tokens`` whose last layer gives ``stream``: (sequences, length, hidden_size)."""
-    with _around_layers(config, spec, stored, tokens.device) as (decoder, recorders):
+    with around_layers(config, spec, stored, tokens.device) as (decoder, recorders):
         for batch, hidden in zip(_batches(tokens), stream, strict=True):
             recorders[-1].answer = hidden
             yield decoder(input_ids=batch, use_cache=False).last_hidden_state

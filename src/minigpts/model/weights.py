@@ -168,8 +168,17 @@ def read_arrays(path: Path) -> dict[str, numpy.ndarray]:
         raise UserError(f"{path}: not a readable safetensors file ({error}); fetch or make it again") from None
 
 
-class StoredWeights(Mapping[str, "torch.Tensor"]):
-    """The tensors of a checkpoint by name, each read from disk when it is asked for; a tied lm_head has no entry of its own."""
+class Weights(Mapping[str, "torch.Tensor"]):
+    """The tensors of a checkpoint by name, each made when it is asked for; a tied lm_head has no entry of its own."""
+
+    def under(self, module: str) -> dict[str, torch.Tensor]:
+        """The tensors of one module, by their names below it."""
+        prefix = f"{module}."
+        return {name.removeprefix(prefix): self[name] for name in self if name.startswith(prefix)}
+
+
+class StoredWeights(Weights):
+    """Those of the folder's own weights file, each read from disk."""
 
     def __init__(self, directory: Path) -> None:
         """Read names, shapes and places. Raises UserError for a truncated or foreign file."""
@@ -180,11 +189,6 @@ class StoredWeights(Mapping[str, "torch.Tensor"]):
     def __getitem__(self, name: str) -> torch.Tensor:
         """The tensor as it is stored."""
         return self.entries[name].read()
-
-    def under(self, module: str) -> dict[str, torch.Tensor]:
-        """The tensors of one module, by their names below it."""
-        prefix = f"{module}."
-        return {name.removeprefix(prefix): entry.read() for name, entry in self.entries.items() if name.startswith(prefix)}
 
     def __contains__(self, name: object) -> bool:
         return name in self.entries

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from minigpts import ranks
 from minigpts.model.loss import fused_loss
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.profiling.recorder import Sums, as_rows, blocks, row_blocks
@@ -57,14 +58,16 @@ def taylor_sums(model: PreTrainedModel, spec: ArchitectureSpec, tokens: Tensor) 
         attention_out = model.get_submodule(spec.layer(index, spec.attention_out))
         watched.append(TaylorSums(heads_name(index, "taylor_sum"), model.config.num_attention_heads, attention_out, sums))
 
+    batches = blocks(tokens)
+    bar = tqdm(total=sum(batch.numel() for batch in ranks.share(batches)), desc="gradients", unit="token")
+
     def run(batch: Tensor) -> None:
         model(input_ids=batch, labels=batch, num_items_in_batch=1, use_cache=False).loss.backward()
+        bar.update(batch.numel())
 
-    bar = tqdm(total=tokens.numel(), desc="gradients", unit="token")
     try:
         with _learning_nothing(model), fused_loss(model), bar:
-            for batch in sums.over(blocks(tokens), run):
-                bar.update(batch.numel())
+            sums.over(batches, run)
     finally:
         for units in watched:
             units.handle.remove()

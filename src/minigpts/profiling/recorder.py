@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from minigpts import ranks
+from minigpts.model.forward import Model, hidden_states_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.profiling.statistics import (
     COUNT,
@@ -29,12 +30,14 @@ from minigpts.profiling.statistics import (
     mlp_name,
 )
 
+T = TypeVar("T")
 Names = tuple[str, ...]  # of totals that are added to together
 
 # Tokens that go through the model at once: as many sequences as fit, one at least. Fixed, because the last bits of a matrix
 # product depend on its shape: so neither the machine nor runtime.batch_tokens shows in the statistics. On one CPU core 512 are
 # as fast as 2048 (233 and 200 tokens/s, SmolLM2-135M on an AMD EPYC), and what a hook reads is still in the cache.
 BLOCK_TOKENS = 512
+GROUP = 32  # blocks whose sums several processes hold apart: at 7B shapes 0.3 GB of them
 
 # Activations are summed in fp32 over so many rows at most, pairwise as torch sums, and from there on in fp64. On a CPU a block
 # stays in the cache; on a GPU, where what counts is how many kernels are launched, a batch is summed at once.
@@ -44,6 +47,12 @@ BLOCK_ROWS = 256
 def blocks(tokens: Tensor) -> tuple[Tensor, ...]:
     """Packed ``tokens`` (sequences, length) in the batches that every profiling pass runs, whatever the machine."""
     return tokens.split(max(BLOCK_TOKENS // tokens.shape[1], 1))
+
+
+def _groups(batches: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    """The batches that one process runs together, in order: all of them where it is alone."""
+    size = len(batches) if ranks.count() == 1 else min(GROUP, -(-len(batches) // ranks.count()))
+    return [batches[start : start + size] for start in range(0, len(batches), size)]
 
 
 def row_blocks(rows: Tensor) -> tuple[Tensor, ...]:
@@ -68,28 +77,26 @@ class Sums:
             self.totals[names] = torch.zeros_like(values, dtype=torch.float64)
         self.totals[names] += values
 
-    def over(self, batches: Sequence[Tensor], run: Callable[[Tensor], object]) -> Iterator[Tensor]:
-        """Call ``run`` on every batch and yield the batch, once what it added is in the totals.
+    def over(self, items: Sequence[T], run: Callable[[T], None]) -> None:
+        """Call ``run``, which adds, on every item.
 
-        Among several processes each batch is run by one, and the main one adds up: the same additions in the same order. Only
-        there are batches yielded and totals made.
+        Among several processes each item is run by one, and the main one adds up: to each total the same in the same order. The
+        others have none.
         """
         if ranks.count() == 1:
-            for batch in batches:
-                run(batch)
-                yield batch
+            for item in items:
+                run(item)
             return
 
-        def apart(batch: Tensor) -> list[tuple[Names, Tensor]]:
+        def apart(item: T) -> list[tuple[Names, Tensor]]:
             self._apart = []
-            run(batch)
+            run(item)
             found, self._apart = self._apart, None
             return found
 
-        for batch, found in zip(batches, ranks.in_order(batches, apart, main_only=True), strict=ranks.is_main()):
+        for found in ranks.in_order(items, apart, main_only=True):
             for names, values in found:
                 self.add(names, values)
-            yield batch
 
     def by_name(self) -> dict[str, Tensor]:
         """Each total, on the CPU."""
@@ -157,10 +164,10 @@ def cosine_sum(entering: Tensor, leaving: Tensor) -> Tensor:
 class Recorder:
     """Watches a model's forward passes through hooks; see :func:`recording`."""
 
-    def __init__(self, model: nn.Module, spec: ArchitectureSpec, all_linear: bool) -> None:
+    def __init__(self, model: Model, spec: ArchitectureSpec, all_linear: bool) -> None:
         """Register the hooks on ``model``."""
         self.sums = Sums()
-        self.num_heads: int = model.config.num_attention_heads  # type: ignore[union-attr, assignment]
+        self.num_heads: int = model.config.num_attention_heads
         self.handles = []
         layers = cast(nn.ModuleList, model.get_submodule(spec.layers))
         for index, layer in enumerate(layers):
@@ -228,7 +235,7 @@ class Recorder:
 
 
 @contextmanager
-def recording(model: nn.Module, spec: ArchitectureSpec, all_linear: bool = False) -> Iterator[Recorder]:
+def recording(model: Model, spec: ArchitectureSpec, all_linear: bool = False) -> Iterator[Recorder]:
     """Record the statistics of every forward pass inside the block."""
     recorder = Recorder(model, spec, all_linear)
     try:
@@ -239,13 +246,18 @@ def recording(model: nn.Module, spec: ArchitectureSpec, all_linear: bool = False
 
 
 @torch.inference_mode()
-def profile(model: nn.Module, spec: ArchitectureSpec, tokens: Tensor, all_linear: bool = False) -> dict[str, Tensor]:
+def profile(model: Model, spec: ArchitectureSpec, tokens: Tensor, all_linear: bool = False) -> dict[str, Tensor]:
     """Run packed ``tokens`` (sequences, length) through the decoder, without its lm_head, and give the statistics by name.
 
     Several processes share the blocks; the statistics are the main one's, the others have none.
     """
-    decoder = model.get_submodule(spec.decoder)
-    with recording(model, spec, all_linear) as recorder, tqdm(total=tokens.numel(), desc="profile", unit="token") as bar:
-        for batch in recorder.sums.over(blocks(tokens), lambda batch: decoder(input_ids=batch, use_cache=False)):
-            bar.update(batch.numel())
+    groups = _groups(blocks(tokens))
+    own = sum(batch.numel() for group in ranks.share(groups) for batch in group)
+    with recording(model, spec, all_linear) as recorder, tqdm(total=own, desc="profile", unit="token") as bar:
+
+        def run(group: Sequence[Tensor]) -> None:
+            for hidden in hidden_states_of(model, ({"input_ids": batch} for batch in group)):
+                bar.update(hidden.shape[:2].numel())
+
+        recorder.sums.over(groups, run)
     return recorder.statistics()

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from minigpts.evaluation.speech.generation import CPU_ROWS
 from minigpts.model.experts import DOWN, expert_part, split_name
 from minigpts.model.families import spec_for
+from minigpts.model.streaming import STREAM_BYTES
 from minigpts.model.weights import num_parameters
 from minigpts.rehearsal.costs import Costs
+from minigpts.training.block_scales import WEIGHT_BYTES
 from minigpts.training.probe import CHARACTERS, LEAST_STEPS, SHARE_OF_STEPS
 from minigpts.training.recipe import Recipe
 from minigpts.vocabulary.embeddings import vocabulary_tensors
@@ -33,8 +35,6 @@ REFIT_PASSES = 3  # through the layers: the parent, and the child for the sums a
 ROUNDING_PASSES = 5  # the same, and once more to what the head reads and to what each group of matrices is given
 CUTS = 16  # that measure_damage tries
 PLANS = 3  # that plan_budget tunes
-TUNED = 16  # bytes of a tuned weight: itself, its gradient, two moments
-ROUNDED = 10  # bytes of a weight whose blocks' scales are tuned: code, value, itself, its gradient
 FILE = 0.6  # bytes of a weight in an exported file, in blocks of 4.5 bits
 KEPT_STATES = 2  # of tuning, on disk while the newer one is written
 WRITTEN = 3  # tokens that a parent writes for one that is kept
@@ -136,7 +136,8 @@ class Prediction:
         parent = self.parent.parameters * self.parent.itemsize
         checkpoints = parent * (2 if self.work.tunes_parent else 1) + 3 * parent * self.work.kept
         files = self.parent.parameters * self.work.kept * FILE if self.work.export else 0
-        states = KEPT_STATES * (4 * self.parent.parameters + 8 * self._tuned())
+        tuned = self.work.tuning.tuned(self.parent.parameters, self.parent.outside)
+        states = KEPT_STATES * (4 * self.parent.parameters + 8 * tuned)
         return 2 * (checkpoints + files), states * (1.0 if self.work.tunes_parent else self.work.kept)
 
     def _forward(self, tokens: float, kept: float = 1.0) -> float:
@@ -152,22 +153,24 @@ class Prediction:
         """Memory of a model with so many bytes a weight, and of a batch on its way through it."""
         return LIBRARIES + self.parent.parameters * each + 10 * 4 * self.batch_tokens * self.parent.hidden
 
-    def _tuned(self) -> int:
-        """Weights that tuning changes."""
-        recipe = self.work.tuning
-        return 0 if recipe.lora_rank else self.parent.parameters - (self.parent.outside if recipe.freeze_embeddings else 0)
+    def _streamed(self, tokens: float) -> float:
+        """Memory of a model a layer at a time, as it is read and in fp32, or of embedding and head, and of the tokens' states."""
+        sizes = self.parent
+        layer = (4 + sizes.itemsize) * (sizes.parameters - sizes.outside) / sizes.layers
+        held = min(4 * tokens * sizes.hidden, STREAM_BYTES) + 10 * 4 * self.batch_tokens * sizes.hidden
+        return LIBRARIES + max(layer, 8 * sizes.outside) + held
 
     def _of_tuning(self) -> float:
         """Memory: the weights, and what one batch leaves for the backward pass."""
         recipe, sizes = self.work.tuning, self.parent
         batch = min(recipe.tokens_per_step, max(self.batch_tokens, recipe.sequence_length))
         left = 4 * batch * sizes.layers * (18 * sizes.hidden + 6 * sizes.width)
-        return LIBRARIES + 4 * (sizes.parameters - self._tuned()) + TUNED * self._tuned() + left
+        return LIBRARIES + recipe.weight_bytes(sizes.parameters, sizes.outside) + left
 
     def _profile(self) -> Need:
         work = self.work
         seconds = START + self._layers(work.calibration) + 3 * self._forward(work.gradients)
-        return Need(seconds, self._weights(8 if work.gradients else 4))
+        return Need(seconds, self._weights(8) if work.gradients else self._streamed(work.calibration))
 
     def _refit(self, tokens: float) -> Need:
         sizes, costs = self.parent, self.costs
@@ -182,7 +185,8 @@ class Prediction:
         batches = -(-work.replies // CPU_ROWS)
         spoken = batches * work.reply * self.costs.decode(sizes.layers * kept)
         cache = 4 * CPU_ROWS * (PROMPT + work.reply) * sizes.layers * sizes.hidden if work.replies else 0
-        return Need(START + self._forward(read, kept) + spoken, self._weights() + cache)
+        memory = self._weights() + cache if work.replies else self._streamed(read)
+        return Need(START + self._forward(read, kept) + spoken, memory)
 
     def _tune(self, kept: float) -> Need:
         work, recipe = self.work, self.work.tuning
@@ -201,7 +205,7 @@ class Prediction:
 
     def _export(self) -> Need:
         work = self.work
-        return Need(START + self._round(work.export) + self._steps(work.scales, work.kept), self._weights(ROUNDED))
+        return Need(START + self._round(work.export) + self._steps(work.scales, work.kept), self._weights(WEIGHT_BYTES))
 
     def _damage(self) -> Need:
         work = self.work

@@ -28,6 +28,7 @@ from minigpts.training.probe import train
 from minigpts.training.recipe import Recipe
 
 RATE = 3e-3  # peak learning rate of a scale, in units of itself
+WEIGHT_BYTES = 10  # of memory, for each weight: its code, its value, itself, its gradient
 
 
 class _Scaled(nn.Module):

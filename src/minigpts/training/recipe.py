@@ -62,6 +62,14 @@ class Recipe:
         """Tokens in one optimizer step."""
         return self.batch_size * self.sequence_length
 
+    def tuned(self, parameters: int, outside: int) -> int:
+        """How many of a model's ``parameters``, ``outside`` of them in embedding and head, are tuned; adapters are few: 0."""
+        return 0 if self.lora_rank else parameters - (outside if self.freeze_embeddings else 0)
+
+    def weight_bytes(self, parameters: int, outside: int) -> int:
+        """Memory without any text: the weights, and of those that are tuned the gradient and AdamW's two moments, all fp32."""
+        return 4 * parameters + 12 * self.tuned(parameters, outside)
+
     def steps(self, train_tokens: int) -> int:
         """Steps the budget pays for, given the tokens of one epoch. Raises UserError when they are none."""
         steps = min(self.max_tokens, self.max_epochs * train_tokens) // self.tokens_per_step

@@ -150,7 +150,7 @@ def test_llama_cpp_computes_what_transformers_does(tmp_path, variant):
 def test_reads_back_as_the_checkpoint(tmp_path, variant, dtype):
     model, path, _ = written(tmp_path, variant, dtype)
     config, stored = checkpoint.load_config(model), StoredWeights(model)
-    found = dict(read_back.read(path, config, stored.shapes))
+    found = dict(read_back.DequantizedWeights(path, config, stored.shapes))
     assert found.keys() == stored.keys()
     for name, tensor in stored.items():
         plus_one = config.model_type.startswith(("gemma", "nemotron"))
@@ -218,7 +218,7 @@ def test_packed_rows_are_ordered_as_plain_ones(tmp_path, variant):
     assert from_packed.read_bytes() == from_tensors.read_bytes()
     assert from_packed.stat().st_size < plain.stat().st_size
     assert layout.num_bytes == from_packed.stat().st_size
-    found = dict(read_back.read(from_packed, checkpoint.load_config(model), stored.shapes))
+    found = dict(read_back.DequantizedWeights(from_packed, checkpoint.load_config(model), stored.shapes))
     for name in names:
         assert torch.equal(found[name], stored[name].half().float()), name
 
@@ -233,7 +233,7 @@ def test_blocks_read_back_as_what_they_stand_for(tmp_path, family):
     conv = {name: spec_for(family).is_transposed(name, stored.shapes[name]) for name in formats}
     weights = {name: packed(stored[name].T if conv[name] else stored[name], formats[name]) for name in formats}
     path, _ = export(model, tmp_path / "model.gguf", formats, weights)
-    found = dict(read_back.read(path, config, stored.shapes))
+    found = dict(read_back.DequantizedWeights(path, config, stored.shapes))
     for name, weight in weights.items():
         expected = dequantize(weight.data, GGMLQuantizationType.Q4_0)
         np.testing.assert_array_equal(found[name].numpy(), expected.T if conv[name] else expected)
@@ -259,7 +259,7 @@ def test_reading_back_another_checkpoints_file_is_one_line(tmp_path):
     with pytest.raises(
         UserError, match=r"expected \(60, 40\); the file is of another model|expected \(40, 60\); the file is of another model"
     ):
-        dict(read_back.read(path, checkpoint.load_config(other), StoredWeights(other).shapes))
+        dict(read_back.DequantizedWeights(path, checkpoint.load_config(other), StoredWeights(other).shapes))
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match="not a whole GGUF file"):
-        dict(read_back.read(path, checkpoint.load_config(other), StoredWeights(other).shapes))
+        dict(read_back.DequantizedWeights(path, checkpoint.load_config(other), StoredWeights(other).shapes))

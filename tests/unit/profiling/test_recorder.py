@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import yaml
 
 from minigpts import artifacts
+from minigpts.errors import UserError
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.profiling.recorder import NeuronSums, Sums, profile, recording
@@ -77,6 +80,16 @@ def test_runtime_batch_tokens_does_not_show_in_any_bit(tmp_path: Path, family: s
         profile_activations.main([text for name, path in paths.items() for text in (f"--{name}", str(path))])
         written.append(out.read_bytes())
     assert len(set(written)) == 1
+
+
+def test_gradients_of_what_cannot_be_held_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tiny.write_checkpoint(tmp_path / "model")
+    settings = {"profile": {"sequence_length": 32, "all_linear": False, "gradient_tokens": 640}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**settings, "runtime": {"batch_tokens": 96, "num_threads": 1}}))
+    paths = {"model": folder, "text": tmp_path / "none.parquet", "out": tmp_path / "out", "params": tmp_path / "params.yaml"}
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
+    with pytest.raises(UserError, match=r"^going backwards needs at least .*; set profile\.gradient_tokens to 0"):
+        profile_activations.main([text for name, path in paths.items() for text in (f"--{name}", str(path))])
 
 
 def test_sums_over_a_long_text_are_fp64s(model):

@@ -4,7 +4,9 @@ import json
 import math
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -170,6 +172,17 @@ def test_a_model_without_a_chat_template_cannot_be_asked_through_it(inputs, tmp_
         UserError, match=rf"^params\.yaml: evaluate\.chat is true, but \S*/{model} has no chat template; set it to false$"
     ):
         run(inputs, model=silent, params=write_params(tmp_path, chat=True))
+
+
+def test_where_the_model_cannot_be_held_all_but_speech_is_measured(inputs, tmp_path, monkeypatch):
+    everything = run(inputs)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
+    with pytest.raises(
+        UserError, match=r"^speaking needs at least .* GB of memory, and 0\.0 GB are free; set speech\.tokens to 0$"
+    ):
+        run(inputs)
+    silent = run(inputs, params=write_params(tmp_path, tokens=0))
+    assert silent == {name: value for name, value in everything.items() if name != "speech"}
 
 
 def test_bad_input_is_one_line_and_leaves_earlier_metrics(inputs, tmp_path):

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -346,6 +348,14 @@ def test_what_cannot_work_is_said_in_one_line_and_earlier_outs_stay(tmp_path, ch
     assert "\n" not in str(caught.value)
     assert [path.name for path in (folder / "out").iterdir()] == ["finetune.json"]
     assert (folder / "out/finetune.json").read_text() == "earlier"
+
+
+def test_what_memory_cannot_hold_is_refused_before_any_text_is_read(tmp_path, monkeypatch):
+    folder = _prepare(tmp_path)
+    (folder / "train.parquet").unlink()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=500_000))
+    with pytest.raises(UserError, match=r"^tuning 0 M of 0 M weights needs .* finetune\.lora_rank fits in 0\.0 GB"):
+        _run(folder)
 
 
 def test_a_damaged_checkpoint_is_not_blamed_on_the_rate(tmp_path):
