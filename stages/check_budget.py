@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minigpts import artifacts, params
-from minigpts.errors import UserError, exit_cleanly
+from minigpts.errors import exit_cleanly
 from minigpts.exporting.params import ExportParams
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
@@ -54,8 +54,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = params.read(arguments.params, Params, "budget")
     exported = params.read(arguments.params, ExportParams, "export")
     params.read(arguments.params, Precision, "precision")  # a wrong format is refused now, not when the child is tuned
-    if settings.is_set and spec_for(checkpoint.load_config(arguments.model).model_type).experts is not None:
-        raise UserError("params.yaml: budget: experts are no resource of it yet; for a mixture set prune_neurons.experts instead")
     precisions = list(settings.precisions) if settings.target_megabytes is not None else []
     if exported.formats or precisions:
         from minigpts.exporting import onnx_files

@@ -1,4 +1,4 @@
-"""Measure what fewer tokens, MLP neurons, heads, layers and bits cost, each alone: the curves that a budget is spent by."""
+"""Measure what fewer tokens, MLP neurons, experts, heads, layers and bits cost, each alone: the curves to spend a budget by."""
 
 from __future__ import annotations
 

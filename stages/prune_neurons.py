@@ -19,7 +19,7 @@ FLAGS = {
     "widths": "layer widths to write, csv",
 }
 OPTIONAL = {
-    "plan": "what plan_budget wrote; without it, threshold, heads and layers hold",
+    "plan": "what plan_budget wrote; without it, threshold, heads, layers and experts hold",
 }
 
 
@@ -49,7 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     decision = (
         ByThreshold(settings, threshold)
         if planned is None
-        else ByPlan(settings, planned.widths, planned.num_removed_key_value_heads, planned.num_removed_layers)
+        else ByPlan(
+            settings,
+            planned.widths,
+            planned.num_removed_key_value_heads,
+            planned.num_removed_layers,
+            planned.num_removed_experts,
+        )
     )
     parent = cutting.Parent.load(arguments.model, arguments.stats)
     cut = cutting.choose(parent, decision)

@@ -33,7 +33,7 @@ from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights
 from minigpts.profiling.recorder import profile
 from minigpts.profiling.statistics import Statistics
-from minigpts.pruning import cutting
+from minigpts.pruning import cutting, refit
 from minigpts.pruning.params import ByThreshold, ExpertCriterion, Params
 
 SEPARATOR, VOCAB_SIZE, LENGTH, BATCH = "<|endoftext|>", 4096, 128, 10
@@ -60,6 +60,8 @@ SHAPE = {
 
 
 SHARES = (0.25, 0.5, 0.75)  # of the experts, removed
+REFITTED = " + refit"
+CHOICES = (*get_args(ExpertCriterion), f"contribution{REFITTED}")
 RESULTS = Path("benchmarks/results")
 
 
@@ -180,25 +182,33 @@ class Trained:
         self.whole = {name: perplexity(model, domain.test) for name, domain in domains.items()}
 
     def rows(self, share: float, seed: int) -> list[dict[str, Any]]:
-        """Of the model without ``share`` of its experts, by each criterion and calibration text: perplexity on the calibration
-        text's domain, and for criterion contribution on every other one's, too."""
+        """Of the model without ``share`` of its experts, by each of CHOICES and calibration text: perplexity on the calibration
+        text's domain, and for contribution on every other one's, too."""
         rows, asked = [], params.read(Path("params.yaml"), Params, "prune_neurons")
-        for criterion in get_args(ExpertCriterion):
-            number = round(share * self.config.num_experts)
-            settings = replace(asked, refit="none", experts=number, expert_criterion=criterion, seed=seed)
+        for choice in CHOICES:
+            number, criterion = round(share * self.config.num_experts), choice.removesuffix(REFITTED)
+            settings = replace(asked, refit="none", experts=number, expert_criterion=criterion, seed=seed)  # type: ignore[arg-type]
             for calibration, parent in self.parents.items():
                 cut = cutting.choose(parent, ByThreshold(settings, 0.0))
-                child = in_memory(*cutting.child(parent, cut, [], torch.device("cpu")))
-                child.set_experts_implementation("eager")
-                for name in self.domains if criterion == "contribution" else [calibration]:
+                child = self._child(parent, cut, self.domains[calibration].calibration if choice.endswith(REFITTED) else None)
+                for name in self.domains if choice == "contribution" else [calibration]:
                     found = perplexity(child, self.domains[name].test)
-                    row = {"seed": seed, "removed": share, "domain": name, "criterion": criterion, "calibration": calibration}
+                    row = {"seed": seed, "removed": share, "domain": name, "criterion": choice, "calibration": calibration}
                     rows.append({**row, "perplexity": round(found, 4), "ratio": round(found / self.whole[name], 5)})
         return rows
 
+    def _child(self, parent: cutting.Parent, cut: cutting.Cut, tokens: Tensor | None) -> PreTrainedModel:
+        """What the cut leaves, refitted on ``tokens`` where there are any."""
+        config, changed = cutting.shrunk_config(parent.config, parent.spec, cut, with_biases=False), cutting.sliced(parent, cut)
+        if tokens is not None:
+            changed = refit.least_squares(parent.stored, parent.config, config, parent.spec, cut.layers, cut.attention, tokens)
+        child = in_memory(config, cutting.named(parent.stored, parent.spec, cut.layers, changed))
+        child.set_experts_implementation("eager")
+        return child
+
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Per criterion, its ratio at each share, over domains and seeds (geometric mean)."""
+    """Per choice, its ratio at each share, over domains and seeds (geometric mean)."""
 
     def mean(share: float, fits: Callable[[Mapping[str, Any]], bool]) -> str:
         found = [float(row["ratio"]) for row in rows if float(row["removed"]) == share and fits(row)]
@@ -209,7 +219,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
     table = [
         [name, *(mean(share, lambda row, name=name: own(row) and row["criterion"] == name) for share in SHARES)]  # type: ignore[misc]
-        for name in get_args(ExpertCriterion)
+        for name in CHOICES
     ]
     return [*table, ["contribution, another domain's text", *(mean(share, lambda row: not own(row)) for share in SHARES)]]
 

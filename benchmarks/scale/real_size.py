@@ -126,11 +126,12 @@ def measure(name: str, runs: StageRuns, repeats: int, real_profile: bool, refit:
     if refit:
         require_memory(6 * model.num_parameters, "the refit")
         found["prune_neurons, least_squares"] = _once(runs, "prune_neurons", "refitted", "least_squares")
-    records = [_record(name, stage, measured, gone.get(stage), plan.get(stage)) for stage, measured in found.items()]
+    records = [record(name, stage, measured, gone.get(stage), plan.get(stage)) for stage, measured in found.items()]
     return [*_rows(name, found), *_exactness(name, gone, plan, report)], records
 
 
-def _record(name: str, stage: str, measured: Measured, gone: int | None, plan: int | None) -> dict[str, object]:
+def record(name: str, stage: str, measured: Measured, gone: int | None, plan: int | None) -> dict[str, object]:
+    """A line of the csv: ``gone`` parameters removed of ``plan``."""
     over = (measured.over_cp, measured.over_cp_without_imports)
     return {
         "model": name,

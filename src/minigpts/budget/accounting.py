@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from minigpts.model.experts import Part, has_expert_axis, part_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import TensorWriter, num_parameters
 from minigpts.quantization.formats import FORMATS, num_bytes
@@ -28,6 +29,7 @@ class Outline:
     num_groups: int  # key/value heads of each layer
     widths: Sequence[int]  # MLP neurons of each layer that stays
     num_rows: int  # tokens
+    num_experts: int = 0  # of each layer that is a mixture
 
 
 def child_shapes(parent: Shapes, spec: ArchitectureSpec, parent_groups: int, outline: Outline) -> Shapes:
@@ -44,7 +46,8 @@ def child_shapes(parent: Shapes, spec: ArchitectureSpec, parent_groups: int, out
             continue
         number, _, inner = name.removeprefix(f"{spec.layers}.").partition(".")
         position = positions.get(int(number))
-        if position is not None:
+        part = Part(inner) if spec.experts is None else part_of(spec.experts, inner)
+        if position is not None and (part.expert is None or part.expert < outline.num_experts):
             shrunk = list(shape)
             module, _, kind = inner.rpartition(".")
             out_axis = 1 - spec.input_axis if kind == "weight" else 0
@@ -56,6 +59,8 @@ def child_shapes(parent: Shapes, spec: ArchitectureSpec, parent_groups: int, out
                 shrunk[spec.input_axis] = outline.widths[position]
             elif inner == f"{spec.attention_out}.weight":
                 shrunk[spec.input_axis] = shape[spec.input_axis] * outline.num_groups // parent_groups
+            elif spec.experts is not None and part.expert is None and has_expert_axis(spec.experts, part.name):
+                shrunk[0] = outline.num_experts
             shapes[spec.layer(position, inner)] = tuple(shrunk)
     return shapes
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from minigpts import artifacts
 
-KINDS = ("vocabulary", "MLP", "heads", "layers")
+KINDS = ("vocabulary", "MLP", "heads", "layers", "experts")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Curves:
     neurons: Curve  # over the share of the MLP neurons of the layers that stay
     heads: Curve  # over key/value heads of every layer
     layers: Curve  # over layers
+    experts: Curve  # over experts of every layer
     rounding: Mapping[str, Mapping[str, Damage]] = field(default_factory=dict)
     document_bytes: Sequence[int] = ()  # of each held-back document
 
@@ -113,7 +114,7 @@ def read(path: Path) -> Curves | None:
     values = artifacts.read_json(path)["curves"]
     if values is None:
         return None
-    resources = {name: Curve(**values[name]) for name in ("vocabulary", "neurons", "heads", "layers")}
+    resources = {name: Curve(**values[name]) for name in ("vocabulary", "neurons", "heads", "layers", "experts")}
     rounding = {group: {name: Damage(**found) for name, found in formats.items()} for group, formats in values["rounding"].items()}
     return Curves(**resources, rounding=rounding, document_bytes=values["document_bytes"])
 

@@ -17,7 +17,7 @@ from minigpts.exporting.general_section import Provenance, general_section
 from minigpts.exporting.tokenizer_section import tokenizer_section
 from minigpts.model import checkpoint
 from minigpts.model.weights import num_parameters
-from minigpts.pruning import cutting, heads, layers, neurons
+from minigpts.pruning import cutting, experts, heads, layers, neurons
 from minigpts.pruning.slicing import AttentionShape
 from minigpts.quantization.formats import UNFIT
 from minigpts.quantization.groups import GROUPS, formats_of
@@ -72,6 +72,7 @@ class ExportedSize:
         heads.set_heads(config, spec, self._attention, outline.num_groups)
         layers.set_layers(config, spec, outline.layers)
         neurons.set_widths(config, spec, outline.widths)
+        experts.set_experts(config, spec, outline.num_experts)
         if self.with_biases and spec.mlp_bias_field is not None:
             setattr(config, spec.mlp_bias_field, True)
         shrink_config(config, list(self.vocabulary.most_frequent(num_counted)))

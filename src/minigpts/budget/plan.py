@@ -10,11 +10,12 @@ from minigpts import artifacts
 
 @dataclass(frozen=True)
 class Plan:
-    """Which part is whose: the first three fields are prune_neurons', ``num_counted_tokens`` is prune_embeddings', ``formats``
+    """Which part is whose: the first four fields are prune_neurons', ``num_counted_tokens`` is prune_embeddings', ``formats``
     export's."""
 
     num_removed_layers: int  # those that change the hidden state least
     num_removed_key_value_heads: int  # of every layer that stays, with their query heads
+    num_removed_experts: int  # of every layer that stays and is a mixture
     widths: list[int]  # MLP neurons of each layer that stays
     num_counted_tokens: int  # tokens kept for their count: the most frequent; what builds or names tokens stays besides
     vocab_size: int  # that this leaves

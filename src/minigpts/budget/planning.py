@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from minigpts.budget import table, trials
-from minigpts.budget.accounting import Outline, weights_bytes
+from minigpts.budget.accounting import weights_bytes
 from minigpts.budget.curves import Curves, Damage
 from minigpts.budget.damage import DamageMeter
 from minigpts.budget.exported_size import ExportedSize
@@ -55,6 +55,7 @@ def make(meter: DamageMeter, curves: Curves, limit: Limit, precisions: Sequence[
     plan = Plan(
         num_removed_layers=choice.num_removed_layers,
         num_removed_key_value_heads=choice.num_removed_groups,
+        num_removed_experts=choice.num_removed_experts,
         widths=list(outline.widths),
         num_counted_tokens=choice.num_counted,
         vocab_size=outline.num_rows,
@@ -89,12 +90,10 @@ def make(meter: DamageMeter, curves: Curves, limit: Limit, precisions: Sequence[
 
 def _exportable(space: Space, exact: ExportedSize) -> Space:
     """The space without the numbers of heads and layers that no file can hold."""
-    whole, tokens = space.depths[0], int(space.vocabulary_sizes[-1])
-    depths = {number: space.depths[number] for number in space.layer_options}
-    without_heads = {
-        number: Outline(whole.layers, space.num_groups - number, whole.widths, tokens) for number in space.head_options
-    }
-    without_layers = {number: Outline(depth.layers, space.num_groups, depth.widths, tokens) for number, depth in depths.items()}
+    tokens = int(space.vocabulary_sizes[-1])
+    whole = space.uncut(0, tokens)
+    without_heads = {number: replace(whole, num_groups=space.num_groups - number) for number in space.head_options}
+    without_layers = {number: space.uncut(number, tokens) for number in space.layer_options}
     options = ([n for n, outline in each.items() if exact.holds(outline)] for each in (without_heads, without_layers))
     head_options, layer_options = options
     return replace(space, head_options=head_options, layer_options=layer_options)
@@ -111,6 +110,7 @@ def _trial(plan: Landed, after: Damage, chosen: bool) -> dict[str, Any]:
         "formats": _formats(choice),
         "num_removed_layers": choice.num_removed_layers,
         "num_removed_key_value_heads": choice.num_removed_groups,
+        "num_removed_experts": choice.num_removed_experts,
         "num_kept_neurons": choice.num_kept_neurons,
         "vocab_size": outline.num_rows,
         "predicted_damage": choice.damage,
@@ -121,7 +121,10 @@ def _trial(plan: Landed, after: Damage, chosen: bool) -> dict[str, Any]:
 
 
 def _cut(meter: DamageMeter, plan: Landed) -> ByPlan:
-    return ByPlan(meter.params, plan.outline.widths, plan.choice.num_removed_groups, plan.choice.num_removed_layers)
+    choice = plan.choice
+    return ByPlan(
+        meter.params, plan.outline.widths, choice.num_removed_groups, choice.num_removed_layers, choice.num_removed_experts
+    )
 
 
 def _formats(choice: Choice) -> dict[str, str] | None:

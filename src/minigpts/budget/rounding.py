@@ -22,6 +22,7 @@ from minigpts.budget.curves import Damage
 from minigpts.budget.damage import DamageMeter
 from minigpts.model import checkpoint
 from minigpts.model.device import keep_large_blocks_apart
+from minigpts.model.experts import as_in_model, expert_part
 from minigpts.model.families import spec_for
 from minigpts.model.layerwise import Call, filled, first_hidden_states, last_hidden_states, layers_of
 from minigpts.model.spec import ArchitectureSpec
@@ -97,9 +98,14 @@ def compensated(
     stream, calls = first_hidden_states(config, spec, stored, tokens)
     for index, empty in enumerate(tqdm(layers, desc="rounding", unit="layer")):
         prefix = spec.layer(index, "")
-        inside = {name.removeprefix(prefix).removesuffix(".weight"): name for name in wanted if name.startswith(prefix)}
-        with filled(empty, stored.under(f"{spec.layers}.{index}"), tokens.device) as layer:
+        members = [name for name in wanted if name.startswith(prefix)]
+        experts = [name for name in members if expert_part(spec, name.removeprefix(prefix)) is not None]
+        inside = {name.removeprefix(prefix).removesuffix(".weight"): name for name in members if name not in experts}
+        with filled(empty, as_in_model(stored.under(f"{spec.layers}.{index}"), spec), tokens.device) as layer:
             grams = _advance(layer, list(inside), stream, [batch[index] for batch in calls])
+        for name in experts:  # to the nearest: too few tokens reach one to fit it to them
+            identity = torch.eye(stored.shapes[name][1], device=tokens.device)
+            yield from _rounded(stored, spec, {name: wanted[name]}, Cost(identity))
         for gram, modules in grams:
             yield from _rounded(stored, spec, {inside[module]: wanted[inside[module]] for module in modules}, pulled(gram))
     hidden = list(last_hidden_states(config, spec, stored, tokens, stream))

@@ -1,8 +1,8 @@
 """Chooses the combination of cuts and bits that is predicted to hurt least, among those that land within 1 % below the limit.
 
 Damages are taken to add up, and a share of the neurons of fewer layers to hurt as the same share of all layers' does:
-interactions make the sum too low for deep cuts, the second assumption makes it too high. Formats, heads, layers and neurons are
-gone through one by one, and the vocabulary takes what they leave: a token is the smallest unit there is.
+interactions make the sum too low for deep cuts, the second assumption makes it too high. Formats, heads, layers, experts and
+neurons are gone through one by one, and the vocabulary takes what they leave: a token is the smallest unit there is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from minigpts.quantization.groups import GROUPS
 
 LANDING = 0.99  # of the limit at least
 MOST = 4096  # candidates looked at for each pair of heads and layers, the least damage first
-ALIKE = 0.1  # plans whose neurons differ by less of the parent's, and nothing but the tokens besides, have one shape
+ALIKE = 0.1  # plans whose neurons and experts differ by less, and nothing but the tokens besides, have one shape
 TRIES = 64  # candidates looked at exactly before the next finer widths are tried
 CHUNK = 4096  # candidates whose damages to single documents are held at a time
 
@@ -34,6 +34,7 @@ class Choice:
 
     num_removed_groups: int
     num_removed_layers: int
+    num_removed_experts: int  # of every layer that is a mixture
     num_kept_neurons: int  # of all layers that stay
     num_counted: int  # most frequent tokens that stay for their count
     damage: float  # predicted, bits per byte
@@ -54,6 +55,7 @@ class Candidates:
 
     heads: NDArray[np.int64]  # removed key/value groups
     layers: NDArray[np.int64]  # removed
+    experts: NDArray[np.int64]  # removed from every layer
     kept: NDArray[np.int64]  # neurons
     counted: NDArray[np.int64]  # tokens kept for their count
     bits: NDArray[np.int64]  # place in ``formats``
@@ -66,10 +68,10 @@ class Candidates:
 
     def __getitem__(self, index: int) -> Choice:
         """One of them."""
-        heads, layers, kept, counted, bits = (
-            int(column[index]) for column in (self.heads, self.layers, self.kept, self.counted, self.bits)
+        heads, layers, experts, kept, counted, bits = (
+            int(column[index]) for column in (self.heads, self.layers, self.experts, self.kept, self.counted, self.bits)
         )
-        return Choice(heads, layers, kept, counted, float(self.damage[index]), self.formats[bits])
+        return Choice(heads, layers, experts, kept, counted, float(self.damage[index]), self.formats[bits])
 
 
 def choose(space: Space, curves: Curves, limit: Limit, multiple_of: int, number: int = 1) -> tuple[list[Landed], Candidates]:
@@ -82,7 +84,7 @@ def choose(space: Space, curves: Curves, limit: Limit, multiple_of: int, number:
     while True:
         found = candidates(space, curves, limit, multiple_of)
         landed: list[Landed] = []
-        for choice in itertools.islice(_shapes(found, landed), TRIES):
+        for choice in itertools.islice(_shapes(found, landed, space.num_experts), TRIES):
             plan = _fitted(space, limit, choice, multiple_of)
             if plan is not None and LANDING * limit.most <= plan.size:
                 landed.append(plan)
@@ -99,20 +101,26 @@ def choose(space: Space, curves: Curves, limit: Limit, multiple_of: int, number:
         multiple_of //= 2
 
 
-def _shapes(found: Candidates, landed: Sequence[Landed]) -> Iterator[Choice]:
+def _shapes(found: Candidates, landed: Sequence[Landed], num_experts: int) -> Iterator[Choice]:
     """The candidates, without those that have the shape of one of ``landed``, which grows meanwhile."""
     for index in range(len(found)):
         choice = found[index]
-        if not any(_alike(choice, other.choice) for other in landed):
+        if not any(_alike(choice, other.choice, num_experts) for other in landed):
             yield choice
 
 
-def _alike(one: Choice, other: Choice) -> bool:
-    """Whether formats, heads and layers are the same, and the neurons nearly."""
-    same = replace(one, num_kept_neurons=0, num_counted=0, damage=0.0) == replace(
-        other, num_kept_neurons=0, num_counted=0, damage=0.0
+def _alike(one: Choice, other: Choice, num_experts: int) -> bool:
+    """Whether formats, heads and layers are the same, and the neurons and the experts, of ``num_experts`` a layer, nearly."""
+
+    def near(a: int, b: int, of: int) -> bool:
+        return a == b or abs(a - b) < ALIKE * of
+
+    return (
+        (one.formats, one.num_removed_groups, one.num_removed_layers)
+        == (other.formats, other.num_removed_groups, other.num_removed_layers)
+        and near(one.num_kept_neurons, other.num_kept_neurons, max(one.num_kept_neurons, other.num_kept_neurons))
+        and near(one.num_removed_experts, other.num_removed_experts, num_experts)
     )
-    return same and abs(one.num_kept_neurons - other.num_kept_neurons) < ALIKE * max(one.num_kept_neurons, other.num_kept_neurons)
 
 
 def _fitted(space: Space, limit: Limit, choice: Choice, multiple_of: int) -> Landed | None:
@@ -155,23 +163,26 @@ class _Prices:
         least = int(np.searchsorted(sizes, sizes[-1] - curves.vocabulary.most))
         return cls(space, curves, limit, multiple_of, formats, rounding, tokens, curves.vocabulary.at(sizes[-1] - sizes), least)
 
-    def of_cut(self, heads: int, layers: int) -> _OfCut:
-        """The candidates that lose so many heads and layers, and the range of sizes that these can have."""
+    def of_cut(self, heads: int, layers: int, experts: int) -> _OfCut:
+        """The candidates that lose so many heads, layers and experts, and the range of sizes that these can have."""
         kept = self.space.neuron_counts(layers, self.multiple_of)
-        share = 1 - kept / sum(self.space.depths[layers].widths)
+        share = self.space.removed_share(layers, kept)
         known = share <= self.curves.neurons.most + 1e-8  # the curves' file holds eight digits
         kept, share = kept[known], share[known]
-        cut = self.curves.heads.at(heads) + self.curves.layers.at(layers) + self.curves.neurons.at(share)
+        cut = self.curves.heads.at(heads) + self.curves.layers.at(layers) + self.curves.experts.at(experts)
+        cut = cut + self.curves.neurons.at(share)
         numbers, damages, ends = [], [], []
         for places, sizes in self.tokens:
-            fixed = self.space.fixed_sizes(self.limit, heads, layers, kept, self.multiple_of, [self.formats[n] for n in places])
+            formats = [self.formats[n] for n in places]
+            fixed = self.space.fixed_sizes(self.limit, heads, layers, experts, kept, self.multiple_of, formats)
             ends += [fixed.min() + sizes[self.least_counted], fixed.max() + sizes[-1]]
             counted = np.searchsorted(sizes, self.limit.most - fixed, side="right") - 1  # (formats, neurons)
             # Sizes here are right but for headers' bytes: what is just below the landing is looked at all the same.
             near = fixed + sizes[counted] >= (LANDING - 0.005) * self.limit.most
             row, column = np.nonzero((counted >= self.least_counted) & near)
             tokens, bits = counted[row, column], places[row]
-            numbers.append(np.stack([np.full_like(bits, heads), np.full_like(bits, layers), kept[column], tokens, bits]))
+            removed = (np.full_like(bits, number) for number in (heads, layers, experts))
+            numbers.append(np.stack([*removed, kept[column], tokens, bits]))
             damages.append(self.rounding[bits] + cut[column] + self.vocabulary[tokens])
         damage = np.concatenate(damages)
         best = np.argsort(damage, kind="stable")[:MOST]
@@ -179,24 +190,25 @@ class _Prices:
 
 
 class _OfCut(NamedTuple):
-    numbers: NDArray[np.int64]  # heads, layers, kept, counted, bits
+    numbers: NDArray[np.int64]  # heads, layers, experts, kept, counted, bits
     damage: NDArray[np.float64]
     smallest: float
     largest: float
 
 
 def candidates(space: Space, curves: Curves, limit: Limit, multiple_of: int) -> Candidates:
-    """Every combination of formats, heads, layers and neurons with all the tokens that then fit and about the landing's size.
+    """Every combination of formats, heads, layers, experts and neurons with all the tokens that then fit, of about the right size.
 
     Raises UserError where none can be small or large enough.
     """
     prices = _Prices.of(space, curves, limit, multiple_of)
-    cuts = [prices.of_cut(heads, layers) for heads, layers in itertools.product((0, *space.head_options), space.depths)]
+    options = itertools.product((0, *space.head_options), space.depths, (0, *space.expert_options))
+    cuts = [prices.of_cut(*removed) for removed in options]
     _require_reachable(limit, min(cut.smallest for cut in cuts), max(cut.largest for cut in cuts))
     numbers, damage = np.concatenate([cut.numbers for cut in cuts], axis=1), np.concatenate([cut.damage for cut in cuts])
-    order = np.lexsort((-numbers[2], damage))
-    heads, layers, kept, counted, bits = numbers[:, order]
-    return Candidates(heads, layers, kept, counted, bits, damage[order], prices.formats)
+    order = np.lexsort((-numbers[3], damage))
+    heads, layers, experts, kept, counted, bits = numbers[:, order]
+    return Candidates(heads, layers, experts, kept, counted, bits, damage[order], prices.formats)
 
 
 def _roundings(curves: Curves, formats: Sequence[str]) -> Iterator[Damage]:
@@ -224,6 +236,7 @@ def num_equal(found: Candidates, chosen: Choice, space: Space, curves: Curves) -
     if not len(curves.document_bytes):
         return 0
     is_chosen = (found.heads == chosen.num_removed_groups) & (found.layers == chosen.num_removed_layers)
+    is_chosen &= found.experts == chosen.num_removed_experts
     is_chosen &= (found.kept == chosen.num_kept_neurons) & (found.bits == found.formats.index(chosen.formats))
     reference = _documents(found, np.nonzero(is_chosen)[0], space, curves)
     total = 0
@@ -236,28 +249,28 @@ def num_equal(found: Candidates, chosen: Choice, space: Space, curves: Curves) -
 def _documents(found: Candidates, part: NDArray[np.int64], space: Space, curves: Curves) -> NDArray[np.float64]:
     """The predicted damage (bits) of some candidates to each held-back document, (candidates, documents)."""
     number, sizes = len(curves.document_bytes), space.vocabulary_sizes
-    uncut = np.array([sum(space.depths[layers].widths) for layers in found.layers[part].tolist()])
+    shares = [space.removed_share(layers, kept) for layers, kept in zip(found.layers[part].tolist(), found.kept[part], strict=True)]
     bits = np.array([[rounded.documents for rounded in _roundings(curves, each)] for each in found.formats])
     return (
         bits.reshape(len(found.formats), -1, number).sum(1)[found.bits[part]]
         + curves.heads.documents_at(found.heads[part], number)
         + curves.layers.documents_at(found.layers[part], number)
-        + curves.neurons.documents_at(1 - found.kept[part] / uncut, number)
+        + curves.experts.documents_at(found.experts[part], number)
+        + curves.neurons.documents_at(shares, number)
         + curves.vocabulary.documents_at(sizes[-1] - sizes[found.counted[part]], number)
     )
 
 
 def freed(space: Space, outline: Outline, formats: Sequence[str], parent_rows: int) -> dict[str, int]:
-    """Bytes of tensors that each kind frees: first the tokens, then layers, heads and neurons, then fewer bits, group by group.
-    They add up."""
-    everything, whole = space.depths[0].layers, space.depths[0].widths
-    uncut = [whole[index] for index in outline.layers]
+    """Bytes of tensors that each kind frees: first the tokens, then layers, heads and neurons or experts, then fewer bits, group
+    by group. They add up."""
+    uncut = space.uncut(len(space.depths[0].layers) - len(outline.layers), outline.num_rows)
     steps: Sequence[tuple[str, Outline]] = (
-        ("", Outline(everything, space.num_groups, whole, parent_rows)),
-        ("vocabulary", Outline(everything, space.num_groups, whole, outline.num_rows)),
-        ("layers", Outline(outline.layers, space.num_groups, uncut, outline.num_rows)),
-        ("heads", Outline(outline.layers, outline.num_groups, uncut, outline.num_rows)),
-        ("MLP", outline),
+        ("", space.uncut(0, parent_rows)),
+        ("vocabulary", space.uncut(0, outline.num_rows)),
+        ("layers", uncut),
+        ("heads", replace(uncut, num_groups=outline.num_groups)),
+        ("experts" if space.num_experts else "MLP", outline),
     )
     sizes = [space.stored_bytes(step) for _, step in steps]
     cuts = {kind: before - after for (kind, _), before, after in zip(steps[1:], sizes, sizes[1:], strict=False)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -94,6 +94,8 @@ class Space:
     allocation: Allocation
     head_options: Sequence[int]  # how many of them may go from every layer, ascending
     layer_options: Sequence[int]  # how many layers may go, ascending
+    num_experts: int = 0  # of each of the parent's layers that is a mixture
+    expert_options: Sequence[int] = ()  # how many of them may go from every layer, ascending
     precisions: Sequence[str] = ()  # formats allowed
     file_size: FileSize | None = None  # needed for a limit in bytes
 
@@ -110,7 +112,18 @@ class Space:
             self.scores, kept, choice.num_kept_neurons, allocation=self.allocation, multiple_of=multiple_of
         )
         num_groups = self.num_groups - choice.num_removed_groups
-        return Outline(kept, num_groups, widths, int(self.vocabulary_sizes[choice.num_counted]))
+        num_rows, num_experts = int(self.vocabulary_sizes[choice.num_counted]), self.num_experts - choice.num_removed_experts
+        return Outline(kept, num_groups, widths, num_rows, num_experts)
+
+    def uncut(self, num_removed_layers: int, num_rows: int) -> Outline:
+        """The sizes of a child that loses layers and tokens alone."""
+        depth = self.depths[num_removed_layers]
+        return Outline(depth.layers, self.num_groups, depth.widths, num_rows, self.num_experts)
+
+    def removed_share(self, num_removed_layers: int, kept: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The share of the MLP neurons of the layers that stay that is removed where ``kept`` are left; 0 where there are none."""
+        total = sum(self.depths[num_removed_layers].widths)
+        return np.asarray(1 - kept / total if total else np.zeros(np.shape(kept)))
 
     def child(self, outline: Outline) -> Shapes:
         """Its tensors."""
@@ -138,18 +151,21 @@ class Space:
         limit: Limit,
         heads: int,
         num_layers: int,
+        num_experts: int,
         kept: NDArray[np.int64],
         multiple_of: int,
         formats: Sequence[Sequence[str]],
     ) -> NDArray[np.float64]:
-        """What is left without tokens when ``heads`` key/value groups and ``num_layers`` layers are removed, by ``formats`` (one
-        for each of GROUPS, or none) and the number of ``kept`` neurons: (formats, neurons)."""
-        bare, neuron = self._bare[heads, num_layers], self._per_neuron
+        """What is left without tokens when ``heads`` key/value groups, ``num_layers`` layers and ``num_experts`` experts are
+        removed, by ``formats`` (one for each of GROUPS, or none) and the number of ``kept`` neurons: (formats, neurons)."""
+        bare, neuron, expert = self._bare[heads, num_layers], self._per_neuron, self._per_expert[num_layers]
         sizes = []
         for each in formats:
             names: Sequence[str | None] = each or [None] * len(GROUPS)
             of_group = dict(zip(GROUPS, names, strict=True))
-            fixed = bare[names[0]][""] + sum(bare[name][group] for group, name in of_group.items())
+            fixed = sum(
+                bare[name][group] - num_experts * expert[name][group] for group, name in [("", names[0]), *of_group.items()]
+            )
             out: Any = neuron[of_group["mlp_out"]]["mlp_out"]
             if each:
                 for found in reversed(with_fallbacks(each[-1])):
@@ -180,8 +196,7 @@ class Space:
     def _header(self, num_layers: int, num_counted: int, embedding: str) -> float:
         """What the file of a child that lost layers and tokens alone has besides its tensors' data as counted here."""
         assert self.file_size is not None
-        depth = self.depths[num_layers]
-        outline = Outline(depth.layers, self.num_groups, depth.widths, int(self.vocabulary_sizes[num_counted]))
+        outline = self.uncut(num_layers, int(self.vocabulary_sizes[num_counted]))
         data = sum(group_sizes(self.child(outline), self.spec, embedding).values())
         return self.file_size(outline, num_counted, dict.fromkeys(GROUPS, embedding)) - data
 
@@ -203,10 +218,22 @@ class Space:
     def _bare(self) -> dict[tuple[int, int], dict[str | None, dict[str, int]]]:
         """Sizes without neurons and tokens, by removed key/value groups and layers, then by format and group."""
         return {
-            (heads, number): self._by_format(Outline(depth.layers, self.num_groups - heads, [0] * len(depth.layers), 0))
+            (heads, number): self._by_format(
+                Outline(depth.layers, self.num_groups - heads, [0] * len(depth.layers), 0, self.num_experts)
+            )
             for heads in (0, *self.head_options)
             for number, depth in self.depths.items()
         }
+
+    @cached_property
+    def _per_expert(self) -> dict[int, dict[str | None, dict[str, int]]]:
+        """The size of an expert of every layer, by removed layers, then by format and group."""
+        found = {}
+        for number in self.depths:
+            whole = self.uncut(number, 0)
+            before, after = (self._by_format(outline) for outline in (whole, replace(whole, num_experts=self.num_experts - 1)))
+            found[number] = {unit: {group: size - after[unit][group] for group, size in before[unit].items()} for unit in before}
+        return found
 
     def _by_format(self, outline: Outline) -> dict[str | None, dict[str, int]]:
         shapes = self.child(outline)
@@ -215,16 +242,14 @@ class Space:
     @cached_property
     def _per_neuron(self) -> dict[str | None, dict[str, float]]:
         """The size of a neuron, by format and group, in layers that every format's block divides."""
-        everything = self.depths[0].layers
-        none, some = (self._by_format(Outline(everything, self.num_groups, [width] * len(everything), 0)) for width in (0, LONG))
-        number = LONG * len(everything)
+        whole, number = self.uncut(0, 0), LONG * len(self.depths[0].layers)
+        none, some = (self._by_format(replace(whole, widths=[width] * len(whole.layers))) for width in (0, LONG))
         return {unit: {group: (some[unit][group] - none[unit][group]) / number for group in some[unit]} for unit in self._units}
 
     @cached_property
     def _per_row(self) -> dict[str | None, tuple[int, int]]:
         """The size of a token: its rows, and its biases."""
-        whole = self.depths[0]
-        none, one = (self._by_format(Outline(whole.layers, self.num_groups, whole.widths, rows)) for rows in (0, 1))
+        none, one = (self._by_format(self.uncut(0, rows)) for rows in (0, 1))
         return {unit: (one[unit]["embedding"] - none[unit]["embedding"], one[unit][""] - none[unit][""]) for unit in self._units}
 
     # What kinds free, for the table

@@ -1,10 +1,12 @@
-"""The plan as a table: what was measured of bits, vocabulary, width and depth, and what the plan takes of each."""
+"""The plan as a table: what was measured of bits, vocabulary, width, experts and depth, and what the plan takes of each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from minigpts.budget.accounting import Outline
 from minigpts.budget.curves import Curve, Curves
@@ -21,8 +23,7 @@ def _row(kind: str, level: float, size: float, damage: Any, error: float | None,
 
 def points(space: Space, curves: Curves) -> Iterator[dict[str, Any]]:
     """The measured points as rows: units removed, and for bits a format."""
-    whole = space.depths[0]
-    uncut = Outline(whole.layers, space.num_groups, whole.widths, int(space.vocabulary_sizes[-1]))
+    uncut = space.uncut(0, int(space.vocabulary_sizes[-1]))
     before = num_parameters(space.child(uncut))
 
     def rows(kind: str, curve: Curve, outlines: Sequence[Outline], units: float = 1) -> Iterator[dict[str, Any]]:
@@ -31,12 +32,16 @@ def points(space: Space, curves: Curves) -> Iterator[dict[str, Any]]:
             error = curve.standard_errors[place] if curve.standard_errors else None
             yield _row(kind, curve.units[place] * units, saved, curve.damage[place], error)
 
-    vocabulary, neurons, heads, layers = curves.vocabulary, curves.neurons, curves.heads, curves.layers
+    vocabulary, heads, layers, experts = curves.vocabulary, curves.heads, curves.layers, curves.experts
     yield from rows("vocabulary", vocabulary, [replace(uncut, num_rows=uncut.num_rows - round(n)) for n in vocabulary.units])
-    yield from (
-        _row("MLP", number, number * space.per_neuron * space.dtype.itemsize, damage, error)
-        for number, damage, error in _neurons(neurons, sum(whole.widths))
-    )
+    if space.num_experts:
+        fewer = [replace(uncut, num_experts=space.num_experts - round(n)) for n in experts.units]
+        yield from rows("experts", experts, fewer)
+    else:
+        yield from (
+            _row("MLP", number, number * space.per_neuron * space.dtype.itemsize, damage, error)
+            for number, damage, error in _neurons(curves.neurons, sum(uncut.widths))
+        )
     yield from rows("heads", heads, [replace(uncut, num_groups=space.num_groups - round(n)) for n in heads.units])
     depths = [space.depths[round(n)] for n in layers.units]
     yield from rows("layers", layers, [replace(uncut, layers=depth.layers, widths=depth.widths) for depth in depths])
@@ -56,17 +61,19 @@ def chosen(
     space: Space, curves: Curves, choice: Choice, outline: Outline, freed_bytes: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
     """What was chosen of each kind, as rows; its bytes are those that it frees after the others."""
-    uncut = sum(space.depths[choice.num_removed_layers].widths)
-    removed = uncut - sum(outline.widths)
+    share = float(space.removed_share(choice.num_removed_layers, np.array(choice.num_kept_neurons)))
+    removed = sum(space.depths[choice.num_removed_layers].widths) - choice.num_kept_neurons
     tokens = int(space.vocabulary_sizes[-1]) - outline.num_rows
     levels = {
         "vocabulary": (tokens, curves.vocabulary.at(tokens)),
-        "MLP": (removed, curves.neurons.at(removed / uncut)),
+        "MLP": (removed, curves.neurons.at(share)),
+        "experts": (choice.num_removed_experts, curves.experts.at(choice.num_removed_experts)),
         "heads": (choice.num_removed_groups, curves.heads.at(choice.num_removed_groups)),
         "layers": (choice.num_removed_layers, curves.layers.at(choice.num_removed_layers)),
     }
     for kind, (level, damage) in levels.items():
-        yield _row(kind, level, freed_bytes[kind], damage, None, chosen=True)
+        if kind in freed_bytes:
+            yield _row(kind, level, freed_bytes[kind], damage, None, chosen=True)
     for group, name in zip(GROUPS, choice.formats, strict=False):
         if group in curves.rounding:
             found = curves.rounding[group][name]
@@ -97,6 +104,7 @@ def _trial(number: int, trial: Mapping[str, Any]) -> str:
     formats = "" if trial["formats"] is None else " " + " ".join(trial["formats"][group] for group in GROUPS)
     return (
         f"trial {number}:{formats} -{trial['num_removed_layers']} layers -{trial['num_removed_key_value_heads']} heads"
+        f" -{trial['num_removed_experts']} experts"
         f" {trial['num_kept_neurons']:,} neurons {trial['vocab_size']:,} tokens: {trial['predicted_damage']:+.4f} predicted,"
         f" {trial['damage_after_tuning']:+.4f} ± {trial['standard_error_after_tuning']:.4f} after tuning"
         f"{'  <- chosen' if trial['chosen'] else ''}"

@@ -120,6 +120,11 @@ def has_experts(spec: ArchitectureSpec, shapes: Shapes, index: int) -> bool:
     return spec.experts is not None and spec.layer(index, _renamed(spec.experts.router[0], spec.experts.older_names)) in shapes
 
 
+def has_expert_axis(experts: Experts, name: str) -> bool:
+    """Whether the model's tensor ``name`` has the experts along its first axis."""
+    return name in experts.router or name.startswith(f"{experts.module}.")
+
+
 def keep(tensors: Mapping[str, Tensor], experts: Experts, kept: Tensor) -> dict[str, Tensor]:
     """The tensors of one layer, by the file's names, with the experts ``kept`` (sorted, int64) alone, numbered anew.
 
@@ -132,7 +137,7 @@ def keep(tensors: Mapping[str, Tensor], experts: Experts, kept: Tensor) -> dict[
         if part.expert is not None:
             if part.expert in numbers:
                 found[_renumbered(experts, part, numbers[part.expert])] = tensor
-        elif part.name in experts.router or part.name.startswith(f"{experts.module}."):
+        elif has_expert_axis(experts, part.name):
             found[stored] = tensor if len(tensor) == len(kept) else tensor.index_select(0, kept)
         else:
             found[stored] = tensor

@@ -20,7 +20,7 @@ from minigpts.model.weights import NamedTensors, StoredWeights, num_parameters, 
 from minigpts.profiling.statistics import Statistics
 from minigpts.pruning import experts, heads, layers, linear, neurons, refit
 from minigpts.pruning.allocation import below_threshold, keep_highest
-from minigpts.pruning.params import ByPlan, ByThreshold, Decision, Params
+from minigpts.pruning.params import ByPlan, ByThreshold, Decision
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class Parent:
         return self.stored.shapes[f"{spec.layer(index, spec.mlp_out)}.weight"][spec.input_axis] if spec.mlp_out else 0
 
     def _num_experts(self, index: int) -> int:
-        field = self.spec.experts.number_field if self.spec.experts and has_experts(self.spec, self.stored.shapes, index) else None
-        return 0 if field is None else getattr(self.config, field)
+        return experts.num_experts(self.config, self.spec) if has_experts(self.spec, self.stored.shapes, index) else 0
 
     @classmethod
     def load(cls, folder: Path, statistics: Path) -> Parent:
@@ -81,7 +80,7 @@ def choose(parent: Parent, decision: Decision) -> Cut:
     """Choose layers first, then the neurons and the key/value groups that the remaining layers keep. Raises UserError for what
     can't be removed."""
     stored, spec, statistics, settings = parent.stored, parent.spec, parent.statistics, decision.params
-    require_possible(parent.config, spec, settings)
+    _require_possible(parent.config, spec, decision)
     num_layers, attention = parent.config.num_hidden_layers, AttentionShape.of(parent.config)
     layer_scores = layers.scores(statistics)
     kept_layers = layers.kept(layer_scores, decision.num_removed_layers)
@@ -110,15 +109,16 @@ def choose(parent: Parent, decision: Decision) -> Cut:
         num_groups = experts.num_groups(parent.config, spec)
         expert_scores = experts.scores(statistics, settings.expert_criterion, settings.seed)
         kept_experts = [
-            experts.kept(layer, settings.experts, num_groups) if len(layer) else layer.long() for layer in expert_scores
+            experts.kept(layer, decision.num_removed_experts, num_groups) if len(layer) else layer.long() for layer in expert_scores
         ]
     cuts = [LayerCut(index, keep, groups[index], kept_experts[index]) for index, keep in zip(kept_layers, kept, strict=True)]
     return Cut(decision, cuts, attention, found, group_scores, expert_scores, layer_scores, marked)
 
 
-def require_possible(config: PreTrainedConfig, spec: ArchitectureSpec, settings: Params) -> None:
-    """Raise a UserError for params that ask of a model what it can't lose."""
-    experts.require_removable(config, spec, settings.experts)
+def _require_possible(config: PreTrainedConfig, spec: ArchitectureSpec, decision: Decision) -> None:
+    """Raise a UserError for a decision that asks of a model what it can't lose."""
+    settings = decision.params
+    experts.require_removable(config, spec, decision.num_removed_experts)
     if not spec.mlp_out and settings.refit == "bias":
         raise UserError(
             f"params.yaml: prune_neurons.refit 'bias' needs MLP neurons, and {spec.model_type} models have experts instead"
@@ -136,12 +136,17 @@ def child(parent: Parent, cut: Cut, texts: Sequence[str], where: torch.device) -
     """
     settings = cut.decision.params
     config = shrunk_config(parent.config, parent.spec, cut, with_biases=settings.refit == "bias")
-    if settings.refit == "least_squares" and (parent.spec.mlp_out or cut.decision.num_removed_groups):
+    if settings.refit == "least_squares" and (parent.spec.mlp_out or _removes_any(cut)):
         tokens = _packed(parent, texts, settings.sequence_length).to(where)
         changed = refit.least_squares(parent.stored, parent.config, config, parent.spec, cut.layers, cut.attention, tokens)
     else:
         changed = sliced(parent, cut)
     return config, named(parent.stored, parent.spec, cut.layers, changed)
+
+
+def _removes_any(cut: Cut) -> bool:
+    decision = cut.decision
+    return bool(decision.num_removed_experts or decision.num_removed_groups or decision.num_removed_layers)
 
 
 def _packed(parent: Parent, texts: Sequence[str], length: int) -> Tensor:
@@ -159,7 +164,7 @@ def shrunk_config(parent: PreTrainedConfig, spec: ArchitectureSpec, cut: Cut, *,
     heads.set_heads(config, spec, cut.attention, len(cut.layers[0].groups))
     layers.set_layers(config, spec, [layer.index for layer in cut.layers])
     neurons.set_widths(config, spec, [len(layer.neurons) for layer in cut.layers])
-    experts.set_experts(config, spec, cut.decision.params.experts)
+    experts.set_experts(config, spec, experts.num_experts(config, spec) - cut.decision.num_removed_experts)
     if with_biases and spec.mlp_bias_field is not None:
         setattr(config, spec.mlp_bias_field, True)
     return config
@@ -227,7 +232,7 @@ def metrics(cut: Cut, before: StoredWeights, after: StoredWeights, spec: Archite
 def _experts(cut: Cut) -> dict[str, int]:
     """Experts of each layer that is a mixture."""
     assert cut.expert_scores is not None
-    return {"num_experts": max(map(len, cut.expert_scores)), "num_removed_experts": cut.decision.params.experts}
+    return {"num_experts": max(map(len, cut.expert_scores)), "num_removed_experts": cut.decision.num_removed_experts}
 
 
 def _decided_by(cut: Cut) -> dict[str, Any]:

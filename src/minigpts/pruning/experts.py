@@ -80,7 +80,7 @@ def require_removable(config: PreTrainedConfig, spec: ArchitectureSpec, num_remo
     rule = f"params.yaml: prune_neurons.experts is {num_removed}, but"
     if spec.experts is None:
         raise UserError(f"{rule} {spec.model_type} models have no experts")
-    number, top_k = (getattr(config, field) for field in (spec.experts.number_field, spec.experts.top_k_field))
+    number, top_k = num_experts(config, spec), getattr(config, spec.experts.top_k_field)
     groups = num_groups(config, spec)
     if num_removed % groups:
         raise UserError(f"{rule} the router chooses among {groups} groups first; it must be a multiple of {groups}")
@@ -98,7 +98,12 @@ def kept(layer_scores: Tensor, num_removed: int, groups: int) -> Tensor:
     return (order + size * torch.arange(groups)[:, None]).flatten().sort().values
 
 
-def set_experts(config: PreTrainedConfig, spec: ArchitectureSpec, num_removed: int) -> None:
-    """Write the number of experts that stay into the config."""
-    if spec.experts is not None and num_removed:
-        setattr(config, spec.experts.number_field, getattr(config, spec.experts.number_field) - num_removed)
+def num_experts(config: PreTrainedConfig, spec: ArchitectureSpec) -> int:
+    """Experts of each layer that is a mixture; 0 of a model without."""
+    return 0 if spec.experts is None else getattr(config, spec.experts.number_field)
+
+
+def set_experts(config: PreTrainedConfig, spec: ArchitectureSpec, number: int) -> None:
+    """Write the number of experts that stay into the config of a mixture."""
+    if spec.experts is not None:
+        setattr(config, spec.experts.number_field, number)

@@ -45,7 +45,7 @@ class Params:
 
 @dataclass(frozen=True)
 class ByThreshold:
-    """params.yaml decides: neurons at or below ε are the budget, and its allocation, multiple_of, heads and layers hold."""
+    """params.yaml decides: neurons at or below ε are the budget; its allocation, multiple_of, heads, layers and experts hold."""
 
     params: Params
     threshold: float  # ε of Eq. 1
@@ -60,10 +60,15 @@ class ByThreshold:
         """Whole layers to remove."""
         return self.params.layers
 
+    @property
+    def num_removed_experts(self) -> int:
+        """Experts to remove from every layer of a mixture."""
+        return self.params.experts
+
 
 @dataclass(frozen=True)
 class ByPlan:
-    """A plan decides how many units of each kind are left; of ``params`` the criterion, the seed and the refit hold.
+    """A plan decides how many units of each kind are left; of ``params`` the criteria, the seed and the refit hold.
 
     Raises UserError for params that take no plan.
     """
@@ -72,6 +77,7 @@ class ByPlan:
     widths: Sequence[int]  # MLP neurons that each of the remaining layers keeps
     num_removed_groups: int = 0  # key/value groups to remove from every layer
     num_removed_layers: int = 0
+    num_removed_experts: int = 0  # from every layer of a mixture
 
     def __post_init__(self) -> None:
         rule = "prune_neurons.linear_threshold is the paper to the letter and takes no budget"

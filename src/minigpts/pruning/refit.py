@@ -8,7 +8,7 @@ behind the block, so that the refit also corrects what earlier cuts (removed hea
 it are removed, the target is the parent's stream behind those: the MLP in front of them writes what they would have written, as
 far as that is linear in its neurons (as ReplaceMe's linear map does, arXiv 2505.02819, but in one fit with the neurons' own).
 Where a norm lies between a projection and the stream (Gemma 2 and 3, OPT-350m), the target is what the parent's projection gives
-there. A projection's bias is refitted with it.
+there. A projection's bias is refitted with it. A mixture's experts are refitted in the MLP's place, to the same target.
 
 Memory holds the residual streams of the calibration text, of parent and child, one decoder layer, and one projection's sums:
 never a model.
@@ -26,11 +26,12 @@ from tqdm import tqdm
 
 from minigpts.errors import UserError
 from minigpts.model.device import keep_large_blocks_apart
-from minigpts.model.experts import as_in_model
+from minigpts.model.experts import DOWN, Part, as_in_model, part_of, stored_parts
 from minigpts.model.layerwise import Call, advance, filled, first_hidden_states, given_to, hooked, layers_of
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import StoredWeights
 from minigpts.pruning import ridge
+from minigpts.pruning.expert_refit import refit_experts
 from minigpts.pruning.slicing import AttentionShape, LayerCut, slice_layer
 
 if TYPE_CHECKING:
@@ -84,8 +85,9 @@ def least_squares(
     children = layers_of(child, spec)
     parent_stream, calls = first_hidden_states(parent, spec, stored, tokens)
     child_stream = list(parent_stream)
-    with filled(parents[0], as_in_model(stored.under(f"{spec.layers}.0"), spec), where) as layer:
-        direct = _writes_directly(layer, spec, parent_stream[0], calls[0][0])
+    first = next((cut for cut in cuts if len(cut.experts)), cuts[0])
+    with filled(parents[first.index], as_in_model(stored.under(f"{spec.layers}.{first.index}"), spec), where) as layer:
+        direct = _writes_directly(layer, spec, _block(spec, first), parent_stream[0], calls[0][first.index])
 
     def advance_parent(index: int, caught: Sequence[str] = ()) -> dict[str, list[Tensor]]:
         with filled(parents[index], as_in_model(stored.under(f"{spec.layers}.{index}"), spec), where) as layer:
@@ -98,30 +100,47 @@ def least_squares(
             advance_parent(index)
         next_kept = [*(cut.index for cut in cuts[1:]), len(parents)]
         for empty, cut, end in zip(children, cuts, next_kept, strict=True):
-            projections = [spec.attention_out] if len(cut.groups) < attention.num_groups else []
-            projections += [spec.mlp_out] if spec.mlp_out else []
-            caught = [module for module in projections if module != spec.mlp_out or not direct[module]]
+            block = _block(spec, cut)
+            modules = [spec.attention_out] if len(cut.groups) < attention.num_groups else []
+            modules += [block] if block else []
+            caught = [module for module in modules if module != block or not direct[block]]
             targets = advance_parent(cut.index, caught)
             for index in range(cut.index + 1, end):  # layers removed behind this one
                 advance_parent(index)
-            if spec.mlp_out and direct[spec.mlp_out]:
-                targets[spec.mlp_out] = list(parent_stream)  # where the next remaining layer begins
+            if block and direct[block]:
+                targets[block] = list(parent_stream)  # where the next remaining layer begins
             layer_calls = [batch[cut.index] for batch in calls]
             tensors, changed = _sliced(stored, spec, cut, attention)
-            single = {name: tensors[name] for name in changed & (tensors.keys() - empty.state_dict().keys())}  # experts
             with filled(empty, as_in_model(tensors, spec), where) as layer:
                 del tensors
-                for module in projections:
-                    projection = cast(nn.Linear, layer.get_submodule(module))
-                    samples = _samples(layer, spec, module, child_stream, layer_calls, targets.pop(module), direct[module])
-                    ridge.refit_projection(projection, spec.transposed, samples)
-                    changed |= {f"{module}.{kind}" for kind, _ in projection.named_parameters()}
+                for module in modules:
+                    changed |= _refit(layer, spec, module, child_stream, layer_calls, targets.pop(module), direct[module])
                 advance(layer, child_stream, layer_calls)
                 # What was only sliced comes back from fp32 as it was.
                 state = layer.state_dict()
-                found = {name: state[name].to("cpu", child.dtype, copy=True) for name in sorted(changed - single.keys())}
+                places = {name: part_of(spec.experts, name) if spec.experts else Part(name) for name in sorted(changed)}
+                found = {name: part.of(state[part.name]).to("cpu", child.dtype, copy=True) for name, part in places.items()}
             del state
-            yield cut.index, found | single
+            yield cut.index, found
+
+
+def _refit(
+    layer: nn.Module,
+    spec: ArchitectureSpec,
+    module: str,
+    stream: list[Tensor],
+    calls: Sequence[Call],
+    targets: list[Tensor],
+    direct: bool,
+) -> set[str]:
+    """Refit a projection, or the experts. Returns what the weights file calls the tensors that changed."""
+    if spec.experts is not None and module == spec.experts.module:
+        refit_experts(layer, module, stream, calls, targets, direct)
+        number = cast(int, layer.get_submodule(module).num_experts)
+        return {stored for stored, _ in stored_parts(spec.experts, f"{module}.{DOWN}", number)}
+    projection = cast(nn.Linear, layer.get_submodule(module))
+    ridge.refit_projection(projection, spec.transposed, _samples(layer, spec, module, stream, calls, targets, direct))
+    return {f"{module}.{kind}" for kind, _ in projection.named_parameters()}
 
 
 def _sliced(
@@ -133,27 +152,35 @@ def _sliced(
     return tensors, {name for name, tensor in tensors.items() if tensor is not whole.get(name)}
 
 
-def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, call: Call) -> dict[str, bool]:
-    """Whether the layer adds what each of its projections gives to the stream as it is: not so with a norm in between.
+def _block(spec: ArchitectureSpec, cut: LayerCut) -> str:
+    """What the layer writes last with: the MLP's output projection, or the experts; "" in a mixture's dense layer."""
+    return spec.mlp_out or (spec.experts.module if spec.experts is not None and len(cut.experts) else "")
+
+
+def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, block: str, hidden: Tensor, call: Call) -> dict[str, bool]:
+    """Whether the layer adds what attention's output projection and the ``block`` give to the stream as it is: not so with a norm
+    in between.
 
     Found out by running it, since a config may switch it (OPT). Beside experts, attention's is fitted to what the parent's gives.
     """
-    if not spec.mlp_out:
+    if not block:
         return {spec.attention_out: False}
     args, kwargs = call
-    attention_out, mlp_out = (layer.get_submodule(module) for module in (spec.attention_out, spec.mlp_out))
     given: dict[str, Tensor] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda _, inputs, output: given.__setitem__(name, output.view_as(hidden))
 
-    with hooked(attention_out, note(spec.attention_out)), hooked(mlp_out, note(spec.mlp_out)):
+    with ExitStack() as hooks:
+        for module in (spec.attention_out, block):
+            hooks.enter_context(hooked(layer.get_submodule(module), note(module)))
         whole = layer(hidden, *args, **kwargs)
-    without_mlp, _ = _without_mlp(layer, mlp_out, hidden, call)
+    without, _ = _without_block(layer, block, hidden, call)
     slack = 1e-3 * float(whole.std())
     return {
-        spec.attention_out: torch.allclose(hidden + given[spec.attention_out], without_mlp, rtol=1e-3, atol=slack),
-        spec.mlp_out: torch.allclose(without_mlp + given[spec.mlp_out], whole, rtol=1e-3, atol=slack),
+        spec.attention_out: bool(spec.mlp_out)
+        and torch.allclose(hidden + given[spec.attention_out], without, rtol=1e-3, atol=slack),
+        block: torch.allclose(without + given[block], whole, rtol=1e-3, atol=slack),
     }
 
 
@@ -177,8 +204,8 @@ def _advance_parent(
     return targets
 
 
-def _without_mlp(layer: nn.Module, mlp_out: nn.Module, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-    """What the layer gives when its MLP writes nothing, and what ``mlp_out`` is given meanwhile."""
+def _without_block(layer: nn.Module, block: str, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """What the layer gives when its MLP or its experts write nothing, and what the ``block`` is given meanwhile."""
     caught: list[Tensor] = []
 
     def silence(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -186,7 +213,7 @@ def _without_mlp(layer: nn.Module, mlp_out: nn.Module, hidden: Tensor, call: Cal
         return torch.zeros_like(output)
 
     args, kwargs = call
-    with hooked(mlp_out, silence):
+    with hooked(layer.get_submodule(block), silence):
         return layer(hidden, *args, **kwargs), caught[0]
 
 
@@ -202,7 +229,7 @@ def _samples(
     """Per batch, what the child's projection is given, (sequences, length, in_features), and should give, (…, hidden_size)."""
     for hidden, call, target in zip(stream, calls, targets, strict=True):
         if direct and module == spec.mlp_out:
-            before, given = _without_mlp(layer, layer.get_submodule(module), hidden, call)
+            before, given = _without_block(layer, module, hidden, call)
         else:
             before, given = hidden, given_to(layer, module, hidden, call)
         yield given.view(*hidden.shape[:-1], -1), target - before if direct else target

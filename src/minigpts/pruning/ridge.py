@@ -6,7 +6,7 @@ the text is fitted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from scipy.linalg import cho_factor, cho_solve
@@ -29,21 +29,38 @@ def refit_projection(projection: nn.Linear, transposed: bool, samples: Iterable[
     and of what it should give for them, (sequences, length, out_features)."""
     weight = projection.weight.T if transposed else projection.weight  # (out_features, in_features); a view, written to below
     prior = weight if projection.bias is None else torch.cat([weight, projection.bias[:, None]], 1)  # its input is 1
-    fitted, held_back = Sums(prior), HeldBack()
-    seen = 0  # sequences
-    for given, target in samples:
-        if projection.bias is not None:
-            given = torch.cat([given, given.new_ones(*given.shape[:-1], 1)], -1)
-        numbers = torch.arange(seen + 1, seen + 1 + len(given), device=given.device)
-        aside = (numbers % HELD_BACK_EVERY == 0) & (numbers * given.shape[1] <= HELD_BACK_EVERY * HELD_BACK_TOKENS)
-        for sums, which in ((held_back, aside), (fitted, ~aside)):
-            sums.add(given[which].flatten(0, 1), target[which].flatten(0, 1))
-        seen += len(given)
-    ridge = held_back.choose(fitted)
-    solved = fitted.solve(ridge, last=True)
+
+    def rows() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        seen = 0  # sequences
+        for given, target in samples:
+            if projection.bias is not None:
+                given = torch.cat([given, given.new_ones(*given.shape[:-1], 1)], -1)
+            yield given.flatten(0, 1), target.flatten(0, 1), held_back(seen, given)
+            seen += len(given)
+
+    solved = fit(prior, rows())
     weight.copy_(solved[:, : weight.shape[1]])
     if projection.bias is not None:
         projection.bias.copy_(solved[:, -1])
+
+
+def held_back(seen: int, given: Tensor) -> Tensor:
+    """Which tokens of a batch (sequences, length, features) behind ``seen`` sequences the strength is chosen on: bool (tokens,)."""
+    numbers, length = torch.arange(seen + 1, seen + 1 + len(given), device=given.device), given.shape[1]
+    aside = (numbers % HELD_BACK_EVERY == 0) & (numbers * length <= HELD_BACK_EVERY * HELD_BACK_TOKENS)
+    return aside.repeat_interleave(length)
+
+
+def fit(prior: Tensor, samples: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """The weights (out, in) that map inputs (tokens, in) to targets (tokens, out), pulled towards ``prior``.
+
+    The third of each sample says which tokens are held back: bool (tokens,).
+    """
+    fitted, aside = Sums(prior), HeldBack()
+    for inputs, targets, which in samples:
+        aside.add(inputs[which], targets[which])
+        fitted.add(inputs[~which], targets[~which])
+    return fitted.solve(aside.choose(fitted), last=True)
 
 
 class HeldBack:

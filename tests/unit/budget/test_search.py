@@ -22,6 +22,7 @@ from minigpts.quantization.formats import FORMATS, num_bytes
 from minigpts.quantization.groups import GROUPS, formats_of
 from tests import tiny
 
+NOTHING = Curve([0], [0.0])
 FREE = 1e-6  # damage of what is made worthless, in bits per byte
 
 
@@ -55,7 +56,7 @@ def curves(space: Space, **free: bool) -> Curves:
         return Curve([0, most / 2, most], [0.0, 0.0, FREE] if kind in free else [0.0, 0.4, 1.0])
 
     tokens = float(space.vocabulary_sizes[-1] - space.vocabulary_sizes[0])
-    return Curves(curve("vocabulary", tokens), curve("neurons", 0.9), curve("heads", 1), curve("layers", 3))
+    return Curves(curve("vocabulary", tokens), curve("neurons", 0.9), curve("heads", 1), curve("layers", 3), NOTHING)
 
 
 @pytest.mark.parametrize("kind", ["vocabulary", "neurons", "heads", "layers"])
@@ -183,6 +184,7 @@ def test_plans_of_different_shape_and_those_that_are_equal(blocks: Space):
         documents = [[0.0] * 3, [spread, 0.0, -spread]]
         found = Curves(
             **{kind: replace(alike, units=[0, most], documents=documents) for kind, most in kinds.items()},
+            experts=NOTHING,
             rounding={
                 group: {
                     name: replace(damage, documents=[(name == "Q8_0") * bits for bits in documents[1]])
@@ -212,9 +214,8 @@ def test_what_cannot_be_met_is_said(space: Space, stored: StoredWeights):
         choose(space, curves(space), Limit.of(stored, 0.95, None), 32)
     with pytest.raises(UserError, match=r"megabytes 7 is no less than the parent's weights have \(0\.\d+ MB\); lower"):
         Limit.of(stored, None, 7)
-    nothing = Curve([0], [0.0])
     stiff = replace(space, head_options=[], layer_options=[1])
-    few = Curves(nothing, nothing, nothing, Curve([0, 1], [0.0, 0.1]))
+    few = Curves(NOTHING, NOTHING, NOTHING, Curve([0, 1], [0.0, 0.1]), NOTHING)
     with pytest.raises(UserError, match=r"nothing lands within 1 % below .* the nearest cut leaves [\d,]+ parameters: "):
         choose(stiff, few, Limit(round(0.95 * num_parameters(space.shapes)), False, "x"), 32)
 
