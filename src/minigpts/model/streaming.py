@@ -78,7 +78,7 @@ class StreamedModel:
 
     def _entering(self, batches: Iterator[Inputs]) -> _Stream:
         """The next batches up to ``STREAM_BYTES``, as the decoder hands them to its layers; one at least."""
-        stream, held = _Stream([], [], []), dict[int, int]()
+        stream, held, size = _Stream([], [], []), set[int](), 0
         with around_layers(self.config, self.spec, self.weights, self.device) as (decoder, recorders):
             for inputs in batches:
                 decoder(**inputs, use_cache=False)
@@ -86,8 +86,10 @@ class StreamedModel:
                 stream.hidden.append(recorders[0].hidden)
                 stream.calls.append([recorder.call for recorder in recorders])
                 leaves = tree_leaves((dict(inputs), stream.hidden[-1], stream.calls[-1]))
-                held |= {leaf.data_ptr(): leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor)}
-                if sum(held.values()) >= STREAM_BYTES:
+                sizes = {leaf.data_ptr(): leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor)}
+                size += sum(sizes[place] for place in sizes.keys() - held)
+                held |= sizes.keys()
+                if size >= STREAM_BYTES:
                     break
         return stream
 

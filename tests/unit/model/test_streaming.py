@@ -47,9 +47,13 @@ def test_every_bit_is_the_whole_models(name: str, tmp_path: Path, monkeypatch: p
     family, changes = FAMILIES[name]
     folder = tiny.write_checkpoint(tmp_path / "model", family, dtype=torch.bfloat16, **changes)
     whole = everything(checkpoint.load_model(folder, torch.float32), folder)
-    for stream_bytes in (1 << 30, 100_000):  # all text at once, and in several passes
+    enter, passes = StreamedModel._entering, list[int]()
+    monkeypatch.setattr(StreamedModel, "_entering", lambda model, batches: passes.append(0) or enter(model, batches))
+    for stream_bytes, several in ((1 << 30, False), (100_000, True)):
         monkeypatch.setattr(streaming, "STREAM_BYTES", stream_bytes)
+        passes.clear()
         streamed = everything(StreamedModel(folder, torch.device("cpu"), StoredWeights(folder)), folder)
+        assert (len(passes) > 3) is several  # one for each of profile, text and questions
         assert streamed[0].keys() == whole[0].keys()
         assert all(torch.equal(streamed[0][key], whole[0][key]) for key in whole[0])
         assert streamed[1] == whole[1]
