@@ -134,23 +134,22 @@ def _try(
     """Bits per byte on a part of the validation text after a run of a few steps, from warm-up to the cosine's end."""
     whole = recipe.steps(len(sequences) * recipe.sequence_length)
     steps = min(whole, max(LEAST_STEPS, round(SHARE_OF_STEPS * whole)))
+    set_trainable(model, recipe)
     plain = Plain(model)
     if recipe.learning_rate:
-        set_trainable(model, recipe)
         train(model, sequences, recipe, runtime, state, steps, teacher)
-    with deterministic(), plain.whole() as whole:
-        whole.eval()
+    with deterministic(), plain.whole() as tuned:
+        tuned.eval()
         number = _documents(validation)
         result = language_modeling.score(
-            whole,
+            tuned,
             validation.tokenizer,
             validation.texts[:number],
             spans=None if validation.spans is None else validation.spans[:number],
             sequence_length=validation.sequence_length,
             batch_tokens=runtime.batch_tokens,
         )
-    score = result.span_bits_per_byte
-    return score if math.isfinite(score) else math.inf
+    return result.span_bits_per_byte if math.isfinite(result.span_bits_per_byte) else math.inf
 
 
 def train(

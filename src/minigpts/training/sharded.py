@@ -43,6 +43,6 @@ class Plain:
         plain = copy.deepcopy(self.twin)
         plain.load_state_dict(get_model_state_dict(self.model, options=FULL), assign=True)
         plain.tie_weights()
-        yield plain.eval()
+        yield plain.to(self.model.device).eval()  # buffers, too
         if changed:
             set_model_state_dict(self.model, plain.state_dict(), options=FULL)
