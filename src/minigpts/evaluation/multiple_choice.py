@@ -2,7 +2,8 @@
 
 The model is shown ``Question: …\\nAnswer:`` and picks the choice it finds likeliest. A question's choices share the prompt
 and often their first words, so every question is one token tree: each shared prefix is computed once, every token attends
-to its own ancestors only, and the result is what scoring each choice by itself would give.
+to its own ancestors only, and the result is what scoring each choice by itself would give. Recurrent layers carry their state
+through whatever lies before a token, masked or not, so for a hybrid each choice is a tree of its own.
 
 Where a token spans the prompt's end (": C" is one token), the harness, which cuts the whole's tokens at the number of the
 prompt's, would score a choice on too few tokens, or refuse it for having none. Here all choices of such a question are scored
@@ -33,6 +34,7 @@ from tqdm import tqdm
 from minigpts.errors import blaming
 from minigpts.evaluation.language_modeling import batches, max_padding
 from minigpts.model import packing
+from minigpts.model.families import spec_for
 from minigpts.model.forward import attention_mask, last_hidden_states, log_likelihoods
 
 if TYPE_CHECKING:
@@ -72,14 +74,19 @@ def score(
     """
     longest = model.config.max_position_embeddings
     bos = packing.boundaries(tokenizer, model.config).bos
-    trees = [_tree(_encode(tokenizer, question, template), bos, longest) for question in questions]
+    encoded = [_encode(tokenizer, question, template) for question in questions]
+    apart = spec_for(model.config.model_type).recurrence is not None
+    trees = [_tree(part, bos, longest) for pairs in encoded for part in ([[pair] for pair in pairs] if apart else [pairs])]
     scores: list[np.ndarray] = [np.empty(0)] * len(trees)
-    with tqdm(total=len(trees), desc=progress, unit="question", disable=progress is None) as bar:
+    with tqdm(total=len(trees), desc=progress, unit="tree", disable=progress is None) as bar:
         for batch in batches([len(tree.tokens) for tree in trees], batch_tokens, max_padding(model.device, batch_tokens)):
             for index, result in zip(batch, _score_trees(model, [trees[index] for index in batch]), strict=True):
                 scores[index] = result
             bar.update(len(batch))
-    return scores
+    if not apart:
+        return scores
+    ends = np.cumsum([len(pairs) for pairs in encoded])[:-1]
+    return np.split(np.concatenate(scores), ends) if scores else []
 
 
 def accuracy(questions: Sequence[Mapping[str, Any]], scores: Sequence[np.ndarray]) -> dict[str, float]:

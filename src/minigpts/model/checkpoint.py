@@ -48,7 +48,7 @@ def load_config(directory: Path) -> PreTrainedConfig:
     if not path.exists():
         raise UserError(f"{path}: no such file; is {directory} a checkpoint folder?")
     try:
-        facts = facts_of(json.loads(path.read_text(encoding="utf-8")))
+        facts = facts_of(json.loads(path.read_text(encoding="utf-8"), object_hook=_number))
         model_type = facts.pop("model_type")
     except (ValueError, RecursionError, KeyError, AttributeError):
         raise UserError(f"{path}: must be a JSON object with a 'model_type'") from None
@@ -62,6 +62,11 @@ def load_config(directory: Path) -> PreTrainedConfig:
         if getattr(config, name) != value:
             raise UserError(f"{path}: {name} is {getattr(config, name)}; {model_type} models are supported with {value} alone")
     return config
+
+
+def _number(values: dict[str, Any]) -> Any:
+    """JSON has no infinity: transformers writes an object in its place."""
+    return float(values["__float__"]) if values.keys() == {"__float__"} else values
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from minigpts.errors import UserError
-from minigpts.model.spec import ArchitectureSpec, Experts
+from minigpts.model.spec import ArchitectureSpec, Experts, Recurrence
 
 # Llama and what is built like it: SmolLM2, Sheared-LLaMA, TinyLlama. Mistral differs in its attention window alone.
 LLAMA = ArchitectureSpec(
@@ -185,6 +185,44 @@ GPT_OSS = replace(
     experts=Experts(router=("mlp.router.weight", "mlp.router.bias"), number_field="num_local_experts", stored=None),
 )
 
+# Hybrids: linear attention, a convolution or Mamba in most layers, attention in the others. LFM2 and OLMo derive head_dim from
+# hidden_size, Qwen 3.5 and LFM3 gate their heads. Of Granite 4 the dense ones, whose MLP is the experts' shared one.
+QWEN3_5 = replace(
+    QWEN3,
+    model_type="qwen3_5_text",
+    attention_in=(),
+    recurrence=Recurrence("linear_attention", "linear_attn"),
+    derives={"full_attention_interval": None},
+)
+LFM3 = replace(
+    QWEN3_5,
+    model_type="lfm3",
+    mlp_in=("feed_forward.w1", "feed_forward.w3"),
+    mlp_out="feed_forward.w2",
+    recurrence=Recurrence("conv", "conv"),
+    derives={},
+)
+LFM2 = replace(
+    LFM3,
+    model_type="lfm2",
+    attention_out="self_attn.out_proj",
+    derives={"block_auto_adjust_ff_dim": False, "full_attn_idxs": None},
+)
+OLMO_HYBRID = replace(QWEN3_5, model_type="olmo_hybrid", derives={})
+GRANITEMOEHYBRID = replace(
+    GRANITE,
+    model_type="granitemoehybrid",
+    mlp_in=("shared_mlp.input_linear",),
+    mlp_in_blocks=2,
+    mlp_out="shared_mlp.output_linear",
+    mlp_bias_field=None,
+    attention_in=(),
+    width_field="shared_intermediate_size",
+    layer_lists=("layer_types",),
+    recurrence=Recurrence("linear_attention", "mamba"),
+    assumes={"num_local_experts": 0},
+)
+
 _DENSE = (
     *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI, PHI3, STABLELM, OPT, GPT2, GPT_NEOX),
     *(SMOLLM3, CWM, SEED_OSS, INTERNLM3, IQUESTCODER, OLMO, ERNIE4_5, HUNYUAN, MINISTRAL3, GEMMA, MINISTRAL, EXAONE4, VAULTGEMMA),
@@ -192,7 +230,8 @@ _DENSE = (
     *(GRANITE, GRANITE_SWA, HYPERCLOVAX, COHERE, COHERE2),
 )
 _MIXTURES = (QWEN3_MOE, QWEN2_MOE, OLMOE, FLEX_OLMO, MIXTRAL, PHIMOE, GLM4_MOE, GPT_OSS)
-_ALL = (*_DENSE, *_MIXTURES)
+_HYBRIDS = (QWEN3_5, LFM2, LFM3, OLMO_HYBRID, GRANITEMOEHYBRID)
+_ALL = (*_DENSE, *_MIXTURES, *_HYBRIDS)
 SPECS = {spec.model_type: spec for spec in _ALL}
 
 
@@ -202,8 +241,7 @@ WRAPPERS = {name: ("vision_tower", "multi_modal_projector") for name in ("gemma3
 # What is missing for families that people ask for, by what their layers have.
 _MISSING = {
     "its layers differ in kind (linear attention, convolution or Mamba beside attention)": (
-        *("qwen3_5", "qwen3_5_text", "qwen3_next", "lfm2", "lfm3", "olmo_hybrid", "granitemoehybrid", "falcon_h1"),
-        *("jamba", "bamba", "zamba2", "nemotron_h"),
+        *("qwen3_5", "qwen3_next", "falcon_h1", "jamba", "bamba", "zamba2", "nemotron_h"),
     ),
     "it has token embeddings of their own for the layers": ("gemma3n", "gemma3n_text"),
     "heads differ in size between its layers (per_layer_config)": ("gemma4", "gemma4_text"),

@@ -45,13 +45,14 @@ class TaylorSums:
 
 def taylor_sums(model: PreTrainedModel, spec: ArchitectureSpec, tokens: Tensor) -> dict[str, Tensor]:
     """Run packed ``tokens`` (sequences, length) forwards and backwards and give the Taylor sums by name. Every label counts."""
-    sums = {}
+    sums, modules = {}, dict(model.named_modules())
     for index in range(model.config.num_hidden_layers):
         if spec.mlp_out:
             mlp_out = model.get_submodule(spec.layer(index, spec.mlp_out))
             sums[mlp_name(index, "taylor_sum")] = TaylorSums(mlp_out.weight.shape[spec.input_axis], mlp_out)
-        attention_out = model.get_submodule(spec.layer(index, spec.attention_out))
-        sums[heads_name(index, "taylor_sum")] = TaylorSums(model.config.num_attention_heads, attention_out)
+        attention_out = modules.get(spec.layer(index, spec.attention_out))
+        if attention_out is not None:
+            sums[heads_name(index, "taylor_sum")] = TaylorSums(model.config.num_attention_heads, attention_out)
     bar = tqdm(total=tokens.numel(), desc="gradients", unit="token")
     try:
         with _learning_nothing(model), fused_loss(model), bar:

@@ -84,12 +84,15 @@ def least_squares(
     children = layers_of(child, spec)
     parent_stream, calls = first_hidden_states(parent, spec, stored, tokens)
     child_stream = list(parent_stream)
-    with filled(parents[0], as_in_model(stored.under(f"{spec.layers}.0"), spec), where) as layer:
-        direct = _writes_directly(layer, spec, parent_stream[0], calls[0][0])
+    directly: dict[bool, dict[str, bool]] = {}  # by whether a layer has attention: hybrids put their norms elsewhere without
 
-    def advance_parent(index: int, caught: Sequence[str] = ()) -> dict[str, list[Tensor]]:
+    def advance_parent(index: int, refitted: Sequence[str] = ()) -> dict[str, list[Tensor]]:
+        layer_calls, kind = [batch[index] for batch in calls], spec.attends(stored.shapes, index)
         with filled(parents[index], as_in_model(stored.under(f"{spec.layers}.{index}"), spec), where) as layer:
-            targets = _advance_parent(layer, caught, parent_stream, [batch[index] for batch in calls], direct)
+            if refitted and kind not in directly:
+                directly[kind] = _writes_directly(layer, spec, parent_stream[0], layer_calls[0])
+            caught = [module for module in refitted if module != spec.mlp_out or not directly[kind][module]]
+            targets = _advance_parent(layer, caught, parent_stream, layer_calls, directly.get(kind, {}))
         bar.update()
         return targets
 
@@ -100,11 +103,11 @@ def least_squares(
         for empty, cut, end in zip(children, cuts, next_kept, strict=True):
             projections = [spec.attention_out] if len(cut.groups) < attention.num_groups else []
             projections += [spec.mlp_out] if spec.mlp_out else []
-            caught = [module for module in projections if module != spec.mlp_out or not direct[module]]
-            targets = advance_parent(cut.index, caught)
+            targets = advance_parent(cut.index, projections)
+            direct = directly.get(spec.attends(stored.shapes, cut.index), {})
             for index in range(cut.index + 1, end):  # layers removed behind this one
                 advance_parent(index)
-            if spec.mlp_out and direct[spec.mlp_out]:
+            if direct.get(spec.mlp_out):
                 targets[spec.mlp_out] = list(parent_stream)  # where the next remaining layer begins
             layer_calls = [batch[cut.index] for batch in calls]
             tensors, changed = _sliced(stored, spec, cut, attention)
@@ -141,19 +144,21 @@ def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, hidden: Tensor, c
     if not spec.mlp_out:
         return {spec.attention_out: False}
     args, kwargs = call
-    attention_out, mlp_out = (layer.get_submodule(module) for module in (spec.attention_out, spec.mlp_out))
+    modules = {name: module for name, module in layer.named_modules() if name in (spec.attention_out, spec.mlp_out)}
     given: dict[str, Tensor] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda _, inputs, output: given.__setitem__(name, output.view_as(hidden))
 
-    with hooked(attention_out, note(spec.attention_out)), hooked(mlp_out, note(spec.mlp_out)):
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(hooked(module, note(name)))
         whole = layer(hidden, *args, **kwargs)
-    without_mlp, _ = _without_mlp(layer, mlp_out, hidden, call)
+    without_mlp, _ = _without_mlp(layer, modules[spec.mlp_out], hidden, call)
+    before = {spec.attention_out: (hidden, without_mlp), spec.mlp_out: (without_mlp, whole)}
     slack = 1e-3 * float(whole.std())
     return {
-        spec.attention_out: torch.allclose(hidden + given[spec.attention_out], without_mlp, rtol=1e-3, atol=slack),
-        spec.mlp_out: torch.allclose(without_mlp + given[spec.mlp_out], whole, rtol=1e-3, atol=slack),
+        name: torch.allclose(before[name][0] + written, before[name][1], rtol=1e-3, atol=slack) for name, written in given.items()
     }
 
 

@@ -27,13 +27,14 @@ from transformers.utils import logging
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model.chat_template import ChatTemplate
+from minigpts.model.families import spec_for
 from minigpts.model.forward import document_mask
 from minigpts.model.loss import fused_loss
 from minigpts.model.packing import Spans
 from minigpts.model.weights import read_tensors, write_tensors
 from minigpts.params import Runtime
 from minigpts.training import lora, resuming
-from minigpts.training.data import PackedSequences, collate
+from minigpts.training.data import PackedSequences, collate, laid_out
 from minigpts.training.distillation import Teacher
 from minigpts.training.recipe import FALL, Evaluation, Parent, Recipe, best, stop_reason, worse_than_before
 
@@ -182,8 +183,9 @@ class FusedTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, by another way."""
-        begins, general = inputs["begins"], inputs["general"]
-        inputs = {name: inputs[name] for name in ("input_ids", "labels")}
+        batch = laid_out(inputs, spec_for(self.model.config.model_type))
+        begins, general = batch["begins"], batch["general"]
+        inputs = {name: batch[name] for name in ("input_ids", "labels")}
         layout, soft = document_mask(self.model, begins), None
         if self.teacher is not None:
             with self.accelerator.autocast():

@@ -57,7 +57,7 @@ class Parent:
         parent, params = self.parent, replace(PARAMS, **changes)
         if removed_share is None:
             return cutting.choose(parent, ByThreshold(params, threshold))
-        kept = layers.kept(layers.scores(parent.statistics), params.layers)
+        kept = layers.kept(layers.scores(parent.statistics), params.layers, [True] * parent.config.num_hidden_layers)
         found = neurons.scores(self.stored, self.spec, parent.statistics, params.criterion, seed=0)
         number = len(kept) * round(77 * (1 - removed_share))
         widths = neurons.widths_of_sum(found, kept, number, allocation=params.allocation, multiple_of=1)
