@@ -137,7 +137,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hyperclovax": {"num_key_value_heads": 2, "head_dim": 14, **GRANITE_SCALES, "logits_scaling": 0.4},
     "cohere": {"num_key_value_heads": 2, "logit_scale": 0.4},
     "cohere2": {"num_key_value_heads": 2, "logit_scale": 0.4, "sliding_window": 12, "layer_types": ONE_FULL},
-    "qwen3_5_text": {"num_key_value_heads": 2, "head_dim": 16, **LINEAR_HEADS, "layer_types": ONE_ATTENDS},
+    "qwen3_5_text": {
+        "num_key_value_heads": 2,
+        "head_dim": 24,
+        **LINEAR_HEADS,
+        "layer_types": ONE_ATTENDS,
+        "rope_parameters": {
+            **{"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+            **{"mrope_interleaved": True, "mrope_section": [2, 2, 2]},
+        },
+    },
     "lfm2": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
     "lfm3": {
         "num_key_value_heads": 2,

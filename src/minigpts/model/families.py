@@ -193,21 +193,19 @@ QWEN3_5 = replace(
     attention_in=(),
     recurrence=Recurrence("linear_attention", "linear_attn"),
     derives={"full_attention_interval": None},
-)
-LFM3 = replace(
-    QWEN3_5,
-    model_type="lfm3",
-    mlp_in=("feed_forward.w1", "feed_forward.w3"),
-    mlp_out="feed_forward.w2",
-    recurrence=Recurrence("conv", "conv"),
-    derives={},
+    older_rope_fields={},
 )
 LFM2 = replace(
-    LFM3,
+    QWEN3,
     model_type="lfm2",
+    mlp_in=("feed_forward.w1", "feed_forward.w3"),
+    mlp_out="feed_forward.w2",
+    attention_in=(),
     attention_out="self_attn.out_proj",
+    recurrence=Recurrence("conv", "conv"),
     derives={"block_auto_adjust_ff_dim": False, "full_attn_idxs": None},
 )
+LFM3 = replace(LFM2, model_type="lfm3", attention_out="self_attn.o_proj", derives={}, older_rope_fields={})
 OLMO_HYBRID = replace(QWEN3_5, model_type="olmo_hybrid", derives={})
 GRANITEMOEHYBRID = replace(
     GRANITE,

@@ -76,7 +76,7 @@ class ArchitectureSpec:
     derives: Mapping[str, Any] = field(default_factory=dict)
     # What transformers 4 calls the lm_head, and hence the file: transformers 5 renames it when it loads.
     older_lm_head: str | None = None
-    # What transformers 4 calls a key of `rope_parameters` in config.json itself.
+    # What transformers 4 calls a key of `rope_parameters` in config.json itself; empty for a family that it doesn't know.
     older_rope_fields: Mapping[str, str] = field(
         default_factory=lambda: {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
     )
