@@ -122,7 +122,7 @@ def _stored_rows(name: str, weight: torch.Tensor | PackedWeight, place: Place, b
         stored, rows = weight.block_format, weight.data
         shape: tuple[int, ...] = weight.shape
     else:
-        tensor = weight.T if place.transposed else weight
+        tensor = weight.T if place.transposed else weight.squeeze(1) if place.squeezed else weight
         stored, rows = block_format, _plain_rows(tensor.float() + place.offset if place.offset else tensor, block_format)
         shape = tuple(tensor.shape)
     if shape != place.shape or stored != block_format:

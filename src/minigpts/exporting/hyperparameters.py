@@ -30,7 +30,7 @@ def hyperparameters(architecture: GgufArchitecture, config: PreTrainedConfig, sh
         "block_count": config.num_hidden_layers,
         "feed_forward_length": _widths(config, shapes),
         "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": kv_heads(config),
+        "attention.head_count_kv": _kv_heads(config),
         "attention.key_length": head_dim(config),
         "attention.value_length": head_dim(config),
         epsilon_key: float(getattr(config, epsilon) if isinstance(epsilon, str) else epsilon),
@@ -41,6 +41,14 @@ def hyperparameters(architecture: GgufArchitecture, config: PreTrainedConfig, sh
         if getattr(config, name, None) is not None:
             fields[key] = getattr(config, name)
     return {f"{architecture.name}.{key}": value for key, value in fields.items()}
+
+
+def _kv_heads(config: PreTrainedConfig) -> int | list[int]:
+    """Key/value heads, or those of each layer where some have no attention: so llama.cpp knows which."""
+    recurrence = spec_for(config.model_type).recurrence
+    if recurrence is None:
+        return kv_heads(config)
+    return [0 if kind == recurrence.kind else kv_heads(config) for kind in config.layer_types]
 
 
 def _widths(config: PreTrainedConfig, shapes: Shapes) -> int | list[int]:

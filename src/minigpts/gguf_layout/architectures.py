@@ -171,6 +171,13 @@ GRANITE = replace(
 )
 
 OLMO2 = replace(QWEN2, name="olmo2")
+LFM2 = replace(
+    QWEN2,
+    name="lfm2",
+    epsilon=("norm_eps", RMS_EPSILON),
+    keys={"shortconv.l_cache": "conv_L_cache"},
+    expected={"conv_bias": (False,)},
+)
 EXAONE4 = replace(QWEN2, name="exaone4", expected={"sliding_window": (None,)})  # its windows are fixed by the number of layers
 SEED_OSS = replace(QWEN2, name="seed_oss", expected={"attention_out_bias": (False,), "mlp_bias": (False,)})
 HUNYUAN = replace(QWEN2, name="hunyuan-dense")
@@ -233,6 +240,7 @@ ARCHITECTURES = {
     **dict.fromkeys(("olmo2", "olmo3"), OLMO2),
     "ernie4_5": ERNIE4_5,
     "hunyuan_v1_dense": HUNYUAN,
+    "lfm2": LFM2,
     "exaone4": EXAONE4,
     "gemma": GEMMA,
     "glm": CHATGLM,

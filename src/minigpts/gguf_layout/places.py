@@ -29,6 +29,7 @@ class Place:
     shape: tuple[int, ...]  # (out_features, in_features), or (features,)
     row_order: numpy.ndarray | None = None  # the file's row i is row row_order[i] of the checkpoint's
     transposed: bool = False  # the checkpoint has (in_features, out_features)
+    squeezed: bool = False  # the checkpoint has (channels, 1, kernel), of a convolution channel by channel
     offset: float = 0.0  # the file's values are larger by it
     stacked: tuple[int, int] | None = None  # its index among the tensors of its shape that the file has as one, and their number
     copy: str | None = None  # a second tensor of the file with the same contents
@@ -53,13 +54,14 @@ def places(architecture: GgufArchitecture, config: PreTrainedConfig, shapes: Sha
         if stored is None:
             raise UserError(f"export: llama.cpp's {architecture.name} has no place for {name}; set export.formats: []")
         below = module.removeprefix(f"{spec.layers}.").partition(".")[2]
-        transposed = spec.is_transposed(name, shape)
-        shape = shape[::-1] if transposed else shape
+        transposed, squeezed = spec.is_transposed(name, shape), len(shape) == 3 and shape[1] == 1
+        shape = shape[::-1] if transposed else (shape[0], shape[2]) if squeezed else shape
         found[name] = Place(
             f"{stored}.{suffix}",
             shape,
             _row_order(architecture, config, below, shape[0]),
             transposed,
+            squeezed,
             1.0 if architecture.norms_plus_one and len(shape) == 1 and suffix == "weight" else 0.0,
             None if numbered is None else (int(numbered[2]), _number(numbered, suffix, shapes)),
             _copy(architecture, config, spec, module),

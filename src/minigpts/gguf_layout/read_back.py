@@ -80,4 +80,4 @@ def values(path: Path, stored: Mapping[str, ReaderTensor], place: Place) -> np.n
         found = ordered
     if place.offset:
         found -= np.float32(place.offset)
-    return np.ascontiguousarray(found.T if place.transposed else found)
+    return np.ascontiguousarray(found.T if place.transposed else found[:, None] if place.squeezed else found)

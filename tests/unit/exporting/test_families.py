@@ -48,6 +48,7 @@ VARIANTS = {
         rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
     ),
     "linear rope": ("llama", rope("linear", factor=4.0)),
+    "lfm2 untied, of a derived width": ("lfm2", {**tiny.VARIANTS["lfm2 untied, biased, of a derived width"][1], "conv_bias": False}),
     "yarn": ("qwen2", {"use_sliding_window": False, "rope_parameters": YARN}),
     "smollm3 of nothing but rotary layers": ("smollm3", {"no_rope_layers": [1, 1, 1], "use_sliding_window": False}),
     "nemotron of heads as wide as the hidden size": ("nemotron", {"head_dim": 10, **rope("default", partial_rotary_factor=0.4)}),
@@ -81,6 +82,12 @@ REFUSED = {
         for name, (family, _) in tiny.VARIANTS.items()
         if family in ("vaultgemma", "nanochat", "persimmon", "helium", "doge", "granite_swa", "hyperclovax")
     },
+    **{
+        name: f"llama.cpp has no architecture for {family}"
+        for name, (family, _) in tiny.VARIANTS.items()
+        if family in ("qwen3_5_text", "lfm3", "olmo_hybrid", "granitemoehybrid")
+    },
+    "lfm2 untied, biased, of a derived width": "can't hold conv_bias: True",
     "smollm3": "has no rotary embedding in every 4th layer and one in the others",
     "smollm3 untied, biased": "can't hold attention_bias: True",
     "seed_oss tied, biased": "can't hold attention_out_bias: True",
