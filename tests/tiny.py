@@ -160,7 +160,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         **GRANITE_SCALES,
         "num_local_experts": 0,
         "layer_types": ONE_ATTENDS,
-        "mamba_n_heads": 5,
+        "mamba_n_heads": 8,
         "mamba_d_state": 6,
         "mamba_chunk_size": 16,
     },

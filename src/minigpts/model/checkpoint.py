@@ -92,7 +92,7 @@ def load_model(directory: Path, dtype: torch.dtype, weights: Iterable[tuple[str,
     """Build the model of ``config.json`` in ``dtype`` (eval mode) and fill it strictly from ``model.safetensors``.
 
     ``weights`` are all of that file's tensors as another file has them, to fill it from instead. They are converted to ``dtype``;
-    buffers such as rotary frequencies keep the precision the class gives them.
+    buffers such as rotary frequencies, and parameters that the class makes in fp32 whatever it is asked for, keep that precision.
     Raises UserError when names or shapes of the weights contradict the config.
     """
     from transformers import GenerationConfig
@@ -100,8 +100,9 @@ def load_model(directory: Path, dtype: torch.dtype, weights: Iterable[tuple[str,
     config, stored = load_config(directory), StoredWeights(directory)
     model = empty_model(config, dtype)
     _check(_shapes(model), stored.shapes, stored.path)
+    dtypes = {name: tensor.dtype for name, tensor in as_stored(model).items()}
     for name, tensor in stored.items() if weights is None else weights:
-        set_tensor(model, name, tensor.to(dtype))
+        set_tensor(model, name, tensor.to(dtypes[name]))
     model.tie_weights()
     if (directory / "generation_config.json").exists():
         with blaming(directory / "generation_config.json", "transformers can't read it"):
