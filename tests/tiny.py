@@ -166,6 +166,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
+HYBRIDS = [family for family in FAMILIES if spec_for(family).recurrence is not None]
+
 # The same of every mixture: nine experts, three a token. An expert's rows must be of 16 bytes each, hence the 24.
 EXPERTS = {"num_experts": 9, "num_experts_per_tok": 3, "num_key_value_heads": 2, "moe_intermediate_size": 24}
 MIXTURES: dict[str, dict[str, Any]] = {

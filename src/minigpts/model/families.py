@@ -234,12 +234,15 @@ SPECS = {spec.model_type: spec for spec in _ALL}
 
 
 # Multimodal checkpoints whose `text_config` is a family of the table: the modules beside the text model, which are left behind.
-WRAPPERS = {name: ("vision_tower", "multi_modal_projector") for name in ("gemma3", "mistral3")}
+WRAPPERS = {
+    **{name: ("vision_tower", "multi_modal_projector") for name in ("gemma3", "mistral3")},
+    "qwen3_5": ("visual", "mtp"),  # the latter predicts several tokens at once
+}
 
 # What is missing for families that people ask for, by what their layers have.
 _MISSING = {
     "its layers differ in kind (linear attention, convolution or Mamba beside attention)": (
-        *("qwen3_5", "qwen3_next", "falcon_h1", "jamba", "bamba", "zamba2", "nemotron_h"),
+        *("qwen3_next", "falcon_h1", "jamba", "bamba", "zamba2", "nemotron_h"),
     ),
     "it has token embeddings of their own for the layers": ("gemma3n", "gemma3n_text"),
     "heads differ in size between its layers (per_layer_config)": ("gemma4", "gemma4_text"),

@@ -32,6 +32,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # of each kind: grouped, fused, multi-h
     "opt": {},
     "gpt2": {},
     "gemma2": {"num_hidden_layers": 4},
+    "lfm2": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]},
 }
 
 
