@@ -63,6 +63,10 @@ GRANITE_SCALES = {"embedding_multiplier": 3.0, "residual_multiplier": 0.6, "atte
 
 # A hybrid's layers: the one that attends has one of the others on either side.
 ONE_ATTENDS = ["linear_attention", "full_attention", "linear_attention"]
+MROPE = {
+    **{"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    **{"mrope_interleaved": True, "mrope_section": [2, 2, 2]},
+}
 LINEAR_HEADS = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 6, "linear_value_head_dim": 7}
 
 # One small config of every family, its sizes odd on purpose: nothing may depend on a power of two, and no two sizes are equal
@@ -142,10 +146,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "head_dim": 24,
         **LINEAR_HEADS,
         "layer_types": ONE_ATTENDS,
-        "rope_parameters": {
-            **{"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
-            **{"mrope_interleaved": True, "mrope_section": [2, 2, 2]},
-        },
+        "rope_parameters": MROPE,
     },
     "lfm2": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
     "lfm3": {
@@ -178,6 +179,15 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "mixtral": {**EXPERTS, "num_local_experts": 9, "intermediate_size": 24, "sliding_window": 12},
     "phimoe": {**EXPERTS, "num_local_experts": 9, "num_experts_per_tok": 2, "intermediate_size": 24, "sliding_window": 12},
     "glm4_moe": {**EXPERTS, "n_routed_experts": 9, "first_k_dense_replace": 0, "n_shared_experts": 2},
+    "qwen3_next": {**EXPERTS, "shared_expert_intermediate_size": 34, "head_dim": 16, **LINEAR_HEADS, "layer_types": ONE_ATTENDS},
+    "qwen3_5_moe_text": {
+        **EXPERTS,
+        "shared_expert_intermediate_size": 34,
+        "head_dim": 24,
+        **LINEAR_HEADS,
+        "layer_types": ONE_ATTENDS,
+        "rope_parameters": MROPE,
+    },
     "gpt_oss": {**EXPERTS, "num_local_experts": 9, "intermediate_size": 24, "head_dim": 10, "sliding_window": 12},
 }
 MIXTURE_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -162,7 +162,7 @@ def _stored_names(staged: Path) -> Iterator[str]:
 
     for shard in weight_files(staged):
         with safe_open(staged / shard, framework="pt") as file:
-            yield from file.keys()  # noqa: SIM118
+            yield from file.keys()
 
 
 def _check_loaded(folder: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:

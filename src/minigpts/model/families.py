@@ -221,13 +221,17 @@ GRANITEMOEHYBRID = replace(
     assumes={"num_local_experts": 0},
 )
 
+# Both: experts in the layers of a hybrid (Qwen 3.5's and 3.6's 35B-A3B).
+QWEN3_NEXT = replace(QWEN2_MOE, model_type="qwen3_next", attention_in=(), recurrence=QWEN3_5.recurrence, derives=QWEN3_5.derives)
+QWEN3_5_MOE = replace(QWEN3_NEXT, model_type="qwen3_5_moe_text", older_rope_fields={})
+
 _DENSE = (
     *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI, PHI3, STABLELM, OPT, GPT2, GPT_NEOX),
     *(SMOLLM3, CWM, SEED_OSS, INTERNLM3, IQUESTCODER, OLMO, ERNIE4_5, HUNYUAN, MINISTRAL3, GEMMA, MINISTRAL, EXAONE4, VAULTGEMMA),
     *(ARCEE, NEMOTRON, JAIS2, GLM, GLM4, STARCODER2, NANOCHAT, GPT_BIGCODE, PERSIMMON, OLMO2, OLMO3, HELIUM, DOGE),
     *(GRANITE, GRANITE_SWA, HYPERCLOVAX, COHERE, COHERE2),
 )
-_MIXTURES = (QWEN3_MOE, QWEN2_MOE, OLMOE, FLEX_OLMO, MIXTRAL, PHIMOE, GLM4_MOE, GPT_OSS)
+_MIXTURES = (QWEN3_MOE, QWEN2_MOE, OLMOE, FLEX_OLMO, MIXTRAL, PHIMOE, GLM4_MOE, GPT_OSS, QWEN3_NEXT, QWEN3_5_MOE)
 _HYBRIDS = (QWEN3_5, LFM2, LFM3, OLMO_HYBRID, GRANITEMOEHYBRID)
 _ALL = (*_DENSE, *_MIXTURES, *_HYBRIDS)
 SPECS = {spec.model_type: spec for spec in _ALL}
@@ -236,13 +240,13 @@ SPECS = {spec.model_type: spec for spec in _ALL}
 # Multimodal checkpoints whose `text_config` is a family of the table: the modules beside the text model, which are left behind.
 WRAPPERS = {
     **{name: ("vision_tower", "multi_modal_projector") for name in ("gemma3", "mistral3")},
-    "qwen3_5": ("visual", "mtp"),  # the latter predicts several tokens at once
+    **{name: ("visual", "mtp") for name in ("qwen3_5", "qwen3_5_moe")},  # the latter predicts several tokens at once
 }
 
 # What is missing for families that people ask for, by what their layers have.
 _MISSING = {
     "its layers differ in kind (linear attention, convolution or Mamba beside attention)": (
-        *("qwen3_next", "falcon_h1", "jamba", "bamba", "zamba2", "nemotron_h"),
+        *("falcon_h1", "jamba", "bamba", "zamba2", "nemotron_h"),
     ),
     "it has token embeddings of their own for the layers": ("gemma3n", "gemma3n_text"),
     "heads differ in size between its layers (per_layer_config)": ("gemma4", "gemma4_text"),

@@ -108,5 +108,5 @@ def attention_mask(
     spec = spec_for(model.config.model_type)
     if "layer_types" not in spec.layer_lists:
         return windowed
-    masks = {"full_attention": full, "sliding_attention": windowed}
+    masks: dict[str, torch.Tensor | None] = {"full_attention": full, "sliding_attention": windowed}
     return masks if spec.recurrence is None else {**masks, spec.recurrence.kind: None}

@@ -48,7 +48,10 @@ VARIANTS = {
         rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
     ),
     "linear rope": ("llama", rope("linear", factor=4.0)),
-    "lfm2 untied, of a derived width": ("lfm2", {**tiny.VARIANTS["lfm2 untied, biased, of a derived width"][1], "conv_bias": False}),
+    "lfm2 untied, of a derived width": (
+        "lfm2",
+        {**tiny.VARIANTS["lfm2 untied, biased, of a derived width"][1], "conv_bias": False},
+    ),
     "yarn": ("qwen2", {"use_sliding_window": False, "rope_parameters": YARN}),
     "smollm3 of nothing but rotary layers": ("smollm3", {"no_rope_layers": [1, 1, 1], "use_sliding_window": False}),
     "nemotron of heads as wide as the hidden size": ("nemotron", {"head_dim": 10, **rope("default", partial_rotary_factor=0.4)}),

@@ -479,7 +479,10 @@ def _masked(family: Family, folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         for index, kept in enumerate(_kept(family, folder)):
             layer = family.model.get_submodule(f"{family.spec.layers}.{index}")
-            mlp_out, attention_out = family.module(index, family.spec.mlp_out), dict(layer.named_modules()).get(family.spec.attention_out)
+            mlp_out, attention_out = (
+                family.module(index, family.spec.mlp_out),
+                dict(layer.named_modules()).get(family.spec.attention_out),
+            )
             if kept is None:
                 hand_on = lambda _, args, kwargs, output: args[0] if args else kwargs["hidden_states"]  # noqa: E731
                 stack.callback(layer.register_forward_hook(hand_on, with_kwargs=True).remove)
