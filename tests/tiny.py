@@ -97,6 +97,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {"word_embed_proj_dim": 40, "dropout": 0.0},
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     "gpt_neox": {},
+    "gptj": {"rotary_dim": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "codegen": {"rotary_dim": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     "smollm3": {"num_key_value_heads": 2, "no_rope_layers": [1, 0, 1], "use_sliding_window": True, "sliding_window": 12},
     "cwm": {"num_key_value_heads": 2, "head_dim": 14, "sliding_window": 12, "rope_parameters": LLAMA3_ROPE},
     "seed_oss": {"num_key_value_heads": 2, "head_dim": 14, "attention_dropout": 0.0, "residual_dropout": 0.0},

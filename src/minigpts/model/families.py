@@ -85,6 +85,18 @@ GPT2 = ArchitectureSpec(
     width_field="n_inner",
     depth_switches=("scale_attn_by_inverse_layer_idx",),
 )
+# GPT-J and CodeGen, whose layers give more than hidden states.
+GPTJ = replace(
+    GPT2,
+    model_type="gptj",
+    mlp_in=("mlp.fc_in",),
+    mlp_out="mlp.fc_out",
+    attention_out="attn.out_proj",
+    returns_tuple=True,
+    transposed=False,
+    depth_switches=(),
+)
+CODEGEN = replace(GPTJ, model_type="codegen")
 GPT_NEOX = ArchitectureSpec(
     model_type="gpt_neox",
     decoder="gpt_neox",
@@ -229,7 +241,7 @@ _DENSE = (
     *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI, PHI3, STABLELM, OPT, GPT2, GPT_NEOX),
     *(SMOLLM3, CWM, SEED_OSS, INTERNLM3, IQUESTCODER, OLMO, ERNIE4_5, HUNYUAN, MINISTRAL3, GEMMA, MINISTRAL, EXAONE4, VAULTGEMMA),
     *(ARCEE, NEMOTRON, JAIS2, GLM, GLM4, STARCODER2, NANOCHAT, GPT_BIGCODE, PERSIMMON, OLMO2, OLMO3, HELIUM, DOGE),
-    *(GRANITE, GRANITE_SWA, HYPERCLOVAX, COHERE, COHERE2),
+    *(GRANITE, GRANITE_SWA, HYPERCLOVAX, COHERE, COHERE2, GPTJ, CODEGEN),
 )
 _MIXTURES = (QWEN3_MOE, QWEN2_MOE, OLMOE, FLEX_OLMO, MIXTRAL, PHIMOE, GLM4_MOE, GPT_OSS, QWEN3_NEXT, QWEN3_5_MOE)
 _HYBRIDS = (QWEN3_5, LFM2, LFM3, OLMO_HYBRID, GRANITEMOEHYBRID)
@@ -251,7 +263,8 @@ _MISSING = {
     "it has token embeddings of their own for the layers": ("gemma3n", "gemma3n_text"),
     "heads differ in size between its layers (per_layer_config)": ("gemma4", "gemma4_text"),
     "its class fixes the MLP width at 4 x hidden_size": ("bloom", "mpt"),
-    "its layers return tuples": ("gptj", "codegen", "gpt_neo", "falcon"),
+    "its layers return tuples": ("falcon",),
+    "a local layer counts its window in the row, not in the document": ("gpt_neo",),
     "it normalizes all MLP neurons at once": ("bitnet",),
     "what a layer computes depends on its number": ("diffllama", "minicpm3"),
 }

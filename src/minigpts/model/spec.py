@@ -62,6 +62,7 @@ class ArchitectureSpec:
     experts: Experts | None = None  # of a mixture
     recurrence: Recurrence | None = None  # of a hybrid, some of whose layers have no attention
     mlp_in_blocks: int = 1  # 2: one fused layer, whose outputs are [gate | up]
+    returns_tuple: bool = False  # a layer gives (hidden states, attention weights)
     transposed: bool = False  # linear layers are Conv1D: weights are (in_features, out_features), not (out, in)
     width_field: str = "intermediate_size"  # config field of the MLP width
     mlp_bias_field: str | None = None  # config switch that gives every MLP projection a bias, where the family has one

@@ -484,7 +484,11 @@ def _masked(family: Family, folder: Path) -> Iterator[None]:
                 dict(layer.named_modules()).get(family.spec.attention_out),
             )
             if kept is None:
-                hand_on = lambda _, args, kwargs, output: args[0] if args else kwargs["hidden_states"]  # noqa: E731
+
+                def hand_on(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+                    entering = args[0] if args else kwargs["hidden_states"]
+                    return entering if isinstance(output, Tensor) else (entering, *output[1:])
+
                 stack.callback(layer.register_forward_hook(hand_on, with_kwargs=True).remove)
                 continue
             neurons, groups = kept
