@@ -262,12 +262,12 @@ UNEVEN = {"llama": DECI, "mistral": DECI, "qwen2": DECI}
 def architecture_of(config: PreTrainedConfig) -> GgufArchitecture:
     """The architecture that holds a model with this config, all of it.
 
-    Raises UserError, in one line, for a family that llama.cpp lacks, for uneven MLP widths where it has none, and for any
+    Raises UserError, in one line, for a family without one, for uneven MLP widths where it has none, and for any
     setting under which its model would compute something else.
     """
     family = config.model_type
     if family not in ARCHITECTURES:
-        raise UserError(f"export: llama.cpp has no architecture for {family}; it has one for {', '.join(ARCHITECTURES)}")
+        raise UserError(f"export: no architecture of llama.cpp is declared for {family}, but for {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[family]
     if getattr(config, "intermediate_sizes", None) is not None:
         if family not in UNEVEN:

@@ -257,13 +257,14 @@ WRAPPERS = {
 
 # What is missing for families that people ask for, by what their layers have.
 _MISSING = {
-    "its layers differ in kind (linear attention, convolution or Mamba beside attention)": (
-        *("falcon_h1", "jamba", "bamba", "zamba2", "nemotron_h"),
-    ),
+    "config.json places its kinds of layers by a rule, not in a list": ("bamba", "jamba"),
+    "its layers have attention and Mamba side by side": ("falcon_h1",),
+    "its layers share weights": ("zamba2",),
+    "its layers have a mixer or an MLP, not both": ("nemotron_h",),
     "it has token embeddings of their own for the layers": ("gemma3n", "gemma3n_text"),
     "heads differ in size between its layers (per_layer_config)": ("gemma4", "gemma4_text"),
     "its class fixes the MLP width at 4 x hidden_size": ("bloom", "mpt"),
-    "its layers return tuples": ("falcon",),
+    "its linear layers are of a class of their own, which the profile passes over": ("falcon",),
     "a local layer counts its window in the row, not in the document": ("gpt_neo",),
     "it normalizes all MLP neurons at once": ("bitnet",),
     "what a layer computes depends on its number": ("diffllama", "minicpm3"),

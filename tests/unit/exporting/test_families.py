@@ -11,6 +11,7 @@ from minigpts.errors import UserError
 from minigpts.exporting import gguf_file
 from minigpts.exporting.tokenizer_section import tokenizer_section
 from minigpts.gguf_layout import read_back
+from minigpts.gguf_layout.architectures import ARCHITECTURES
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights
@@ -65,31 +66,18 @@ VARIANTS = {
     "gemma2 of irregular windows": ("gemma2", {"layer_types": ["sliding_attention", "full_attention", "full_attention"]}),
 }
 REFUSED = {
-    "opt": "llama.cpp has no architecture for opt",
-    "opt 350m": "llama.cpp has no architecture for opt",
-    "opt untied, unbiased": "llama.cpp has no architecture for opt",
     "qwen3 tied, biased, windowed": "can't hold attention_bias: True",
     "gpt_neox tied, in sequence": "can't hold attention_bias: False",
     **{
-        variant: f"llama.cpp has no architecture for {family}"
-        for variant, (family, _) in tiny.MIXTURE_VARIANTS.items()
-        if family in ("flex_olmo", "glm4_moe", "gpt_oss", "phimoe")
+        variant: f"no architecture of llama.cpp is declared for {family}"
+        for variant, (family, _) in {**tiny.VARIANTS, **tiny.MIXTURE_VARIANTS}.items()
+        if family not in ARCHITECTURES
     },
     "qwen3_moe tied, a layer dense": r"can't hold mlp_only_layers: \[1\]",
     "qwen2_moe tied, gates summing to one": "can't hold norm_topk_prob: True",
     "olmoe, gates summing to one": "can't hold norm_topk_prob: True",
     "gemma2 untied": "has no place for an untied lm_head",
     "gemma untied": "has no place for an untied lm_head",
-    **{
-        name: f"llama.cpp has no architecture for {family}"
-        for name, (family, _) in tiny.VARIANTS.items()
-        if family in ("vaultgemma", "nanochat", "persimmon", "helium", "doge", "granite_swa", "hyperclovax")
-    },
-    **{
-        name: f"llama.cpp has no architecture for {family}"
-        for name, (family, _) in tiny.VARIANTS.items()
-        if family in ("qwen3_5_text", "lfm3", "olmo_hybrid", "granitemoehybrid")
-    },
     "lfm2 untied, biased, of a derived width": "can't hold conv_bias: True",
     "smollm3": "has no rotary embedding in every 4th layer and one in the others",
     "smollm3 untied, biased": "can't hold attention_bias: True",

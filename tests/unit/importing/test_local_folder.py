@@ -71,12 +71,19 @@ WRAPPED = {  # what the wrapper's config has, the vision model's, and the module
     "gemma3": ({"mm_tokens_per_image": 4}, {**VISION, "model_type": "siglip_vision_model"}, "multi_modal_projector, vision_tower"),
     "mistral3": ({}, {**VISION, "model_type": "pixtral"}, "multi_modal_projector, vision_tower"),
     "qwen3_5": ({}, {**QWEN_VISION, "model_type": "qwen3_5_vision"}, "mtp, visual"),
+    "qwen3_5_moe": ({}, {**QWEN_VISION, "model_type": "qwen3_5_moe_vision"}, "mtp, visual"),
 }
 
 
 @pytest.mark.parametrize(
     ("wrapper", "family"),
-    [("gemma3", "gemma3_text"), ("mistral3", "ministral3"), ("mistral3", "mistral"), ("qwen3_5", "qwen3_5_text")],
+    [
+        ("gemma3", "gemma3_text"),
+        ("mistral3", "ministral3"),
+        ("mistral3", "mistral"),
+        ("qwen3_5", "qwen3_5_text"),
+        ("qwen3_5_moe", "qwen3_5_moe_text"),
+    ],
 )
 @pytest.mark.parametrize("names", [lambda name: name, as_the_hub_has_it], ids=["modules", "hub"])
 def test_the_text_model_of_a_multimodal_checkpoint_comes_in_alone(tmp_path, capsys, wrapper, family, names):
@@ -91,7 +98,7 @@ def test_the_text_model_of_a_multimodal_checkpoint_comes_in_alone(tmp_path, caps
     shutil.copytree(source, folder)
     model.config.save_pretrained(folder)
     tensors = {name: value for name, value in model.state_dict().items() if not (tied and name.startswith("lm_head."))}
-    tensors |= {"mtp.fc.weight": torch.ones(2, 2)} if wrapper == "qwen3_5" else {}  # no class of transformers has it
+    tensors |= {"mtp.fc.weight": torch.ones(2, 2)} if wrapper.startswith("qwen3_5") else {}  # no class of transformers has it
     save_file({names(name): value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
     out = converted(folder)
     said = capsys.readouterr().err
@@ -302,7 +309,7 @@ BAD = {
     ),
     "layers of several kinds": (
         config(model_type="jamba"),
-        r"config.json: model_type 'jamba' is not supported: its layers differ in",
+        r"config.json: model_type 'jamba' is not supported: config.json places its kinds",
     ),
     "embeddings for the layers": (
         config(model_type="gemma3n"),
@@ -315,7 +322,7 @@ BAD = {
     ),
     "a text model of several kinds": (
         config(model_type="mistral3", text_config={"model_type": "jamba"}),
-        r"config.json: model_type 'jamba' is not supported: its layers differ in",
+        r"config.json: model_type 'jamba' is not supported: config.json places its kinds",
     ),
     "remote code": (config(model_type="my_own", auto_map={"AutoModelForCausalLM": "m.M"}), "needs code of its own"),
     "quantized config": (config(quantization_config={"quant_method": "awq"}), "the weights are quantized"),
