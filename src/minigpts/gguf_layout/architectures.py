@@ -43,12 +43,16 @@ class GgufArchitecture:
     # is no longer than it.
     periodic_windows: bool = False
     windows_alone_rotate: bool = False  # a layer without a window has no rotary embedding
+    attention_every: bool = False  # every n-th layer attends, the others are recurrent, and the file states the n
+    sections: bool = False  # the file states which rotary dimensions turn by which of a picture's positions
     temperature: bool = False  # queries are scaled by their position, and yarn's two mscales may be stated, if they are equal
     score_scale: str | None = None  # config field of s in q·k / √s; llama.cpp takes head_dim for it
     # The number of layers by which llama.cpp recognizes the one size whose s is hidden_size / heads.
     scale_by_width_at: int | None = None
     keys: Mapping[str, str] = field(default_factory=dict)  # further keys of the file: config field
+    products: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # … and: two config fields, multiplied
     expected: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # config field: the values llama.cpp can hold
+    alike: tuple[tuple[str, str], ...] = ()  # config fields of which it can hold one value
 
 
 LLAMA = GgufArchitecture(
@@ -171,6 +175,23 @@ GRANITE = replace(
 )
 
 OLMO2 = replace(QWEN2, name="olmo2")
+QWEN3_5 = replace(
+    QWEN3,
+    name="qwen35",
+    norms_plus_one=True,
+    rope_types=(),
+    attention_every=True,
+    sections=True,
+    keys={
+        "ssm.conv_kernel": "linear_conv_kernel_dim",
+        "ssm.state_size": "linear_key_head_dim",
+        "ssm.group_count": "linear_num_key_heads",
+        "ssm.time_step_rank": "linear_num_value_heads",
+    },
+    products={"ssm.inner_size": ("linear_num_value_heads", "linear_value_head_dim")},
+    # Where a key head has several value heads llama.cpp takes them, and the columns of what reads them, in another order.
+    alike=(("linear_num_key_heads", "linear_num_value_heads"), ("linear_key_head_dim", "linear_value_head_dim")),
+)
 LFM2 = replace(
     QWEN2,
     name="lfm2",
@@ -241,6 +262,7 @@ ARCHITECTURES = {
     "ernie4_5": ERNIE4_5,
     "hunyuan_v1_dense": HUNYUAN,
     "lfm2": LFM2,
+    "qwen3_5_text": QWEN3_5,
     "exaone4": EXAONE4,
     "gemma": GEMMA,
     "glm": CHATGLM,
@@ -287,6 +309,9 @@ def obstacle(architecture: GgufArchitecture, config: PreTrainedConfig) -> str | 
     for name, values in {activation: known, **architecture.expected}.items():
         if getattr(config, name, values[0]) not in values:
             return f"can't hold {name}: {getattr(config, name)}"
+    for one, other in architecture.alike:
+        if getattr(config, one) != getattr(config, other):
+            return f"can't hold {one}: {getattr(config, one)} with {other}: {getattr(config, other)}"
     if not (config.tie_word_embeddings or architecture.separate_head):
         return "has no place for an untied lm_head"
     every, rotated = architecture.unrotated_every, getattr(config, "no_rope_layers", None)
