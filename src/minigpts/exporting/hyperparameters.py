@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minigpts.errors import UserError
-from minigpts.gguf_layout.architectures import GgufArchitecture, head_dim, kv_heads
+from minigpts.gguf_layout.architecture import GgufArchitecture, head_dim, kv_heads
 from minigpts.model.families import spec_for
 from minigpts.model.weights import Shapes
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minigpts.errors import UserError
-from minigpts.gguf_layout.architectures import GgufArchitecture, head_dim, kv_heads
+from minigpts.gguf_layout.architecture import GgufArchitecture, head_dim, kv_heads
 from minigpts.model.families import spec_for
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import Shapes
