@@ -78,7 +78,7 @@ def score(
     apart = spec_for(model.config.model_type).recurrence is not None
     trees = [_tree(part, bos, longest) for pairs in encoded for part in ([[pair] for pair in pairs] if apart else [pairs])]
     scores: list[np.ndarray] = [np.empty(0)] * len(trees)
-    with tqdm(total=len(trees), desc=progress, unit="tree", disable=progress is None) as bar:
+    with tqdm(total=len(trees), desc=progress, unit="choice" if apart else "question", disable=progress is None) as bar:
         for batch in batches([len(tree.tokens) for tree in trees], batch_tokens, max_padding(model.device, batch_tokens)):
             for index, result in zip(batch, _score_trees(model, [trees[index] for index in batch]), strict=True):
                 scores[index] = result

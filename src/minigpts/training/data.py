@@ -18,7 +18,6 @@ from minigpts import artifacts
 from minigpts.errors import UserError
 from minigpts.model import packing
 from minigpts.model.packing import IGNORED, Boundaries, Spans
-from minigpts.model.spec import ArchitectureSpec
 from minigpts.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -135,10 +134,8 @@ def collate(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": labels.where(labels >= 0, IGNORED), "begins": begins, "general": general}
 
 
-def laid_out(batch: Mapping[str, torch.Tensor], spec: ArchitectureSpec) -> Mapping[str, torch.Tensor]:
-    """A batch of :func:`collate` as a family of ``spec`` computes it: as it is, or with one document a row, padded on the right."""
-    if spec.recurrence is None:
-        return batch
+def one_document_a_row(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch of :func:`collate` with the same targets, as many rows as documents, and padding on the right alone."""
     (starts,) = batch["begins"].flatten().nonzero(as_tuple=True)  # every token of padding is one, too
     lengths = torch.diff(starts, append=starts.new_tensor([batch["begins"].numel()]))
     starts, lengths = starts[lengths > 1], lengths[lengths > 1]

@@ -34,7 +34,7 @@ from minigpts.model.packing import Spans
 from minigpts.model.weights import read_tensors, write_tensors
 from minigpts.params import Runtime
 from minigpts.training import lora, resuming
-from minigpts.training.data import PackedSequences, collate, laid_out
+from minigpts.training.data import PackedSequences, collate, one_document_a_row
 from minigpts.training.distillation import Teacher
 from minigpts.training.recipe import FALL, Evaluation, Parent, Recipe, best, stop_reason, worse_than_before
 
@@ -90,7 +90,7 @@ def recover(
     set_trainable(model, recipe)
     with deterministic():
         steps = recipe.steps(len(sequences) * recipe.sequence_length)
-        arguments = training_arguments(recipe, runtime, steps, state)
+        arguments = training_arguments(recipe, runtime, steps, state, recurrent=is_recurrent(model))
         trainer = _RecoveryTrainer(model, arguments, sequences, validation, recipe, runtime, dtype, teacher, guarded)
         resumed = resuming.newest_checkpoint(state)
         if resumed is None:
@@ -113,13 +113,16 @@ def set_trainable(model: PreTrainedModel, recipe: Recipe) -> None:
             module.requires_grad_(False)
 
 
-def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path) -> TrainingArguments:
-    """The recipe in the Trainer's terms, shared among the processes torchrun started, in batches this machine can hold."""
+def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path, *, recurrent: bool = False) -> TrainingArguments:
+    """The recipe in the Trainer's terms, shared among the processes torchrun started, in batches this machine can hold.
+
+    ``recurrent`` models take one packed row at once: its documents pad one another little, those of several rows much.
+    """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.batch_size % processes:
         raise UserError(f"params.yaml: finetune.batch_size: {recipe.batch_size} must be a multiple of the {processes} processes")
     sequences = recipe.batch_size // processes
-    at_once = max(part for part in range(1, sequences + 1) if sequences % part == 0 and _fits(part, recipe, runtime))
+    at_once = max(part for part in range(1, sequences + 1) if sequences % part == 0 and _fits(part, recipe, runtime, recurrent))
     arguments = TrainingArguments(
         output_dir=str(state),
         max_steps=steps,
@@ -148,8 +151,13 @@ def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path
     return arguments
 
 
-def _fits(sequences: int, recipe: Recipe, runtime: Runtime) -> bool:
-    return sequences == 1 or sequences * recipe.sequence_length <= runtime.batch_tokens
+def _fits(sequences: int, recipe: Recipe, runtime: Runtime, recurrent: bool) -> bool:
+    return sequences == 1 or (not recurrent and sequences * recipe.sequence_length <= runtime.batch_tokens)
+
+
+def is_recurrent(model: PreTrainedModel) -> bool:
+    """Whether some layers carry a state from one token to the next, so that documents need rows of their own."""
+    return spec_for(model.config.model_type).recurrence is not None
 
 
 def has_bf16() -> bool:
@@ -183,7 +191,7 @@ class FusedTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, by another way."""
-        batch = laid_out(inputs, spec_for(self.model.config.model_type))
+        batch = one_document_a_row(inputs) if is_recurrent(self.model) else inputs
         begins, general = batch["begins"], batch["general"]
         inputs = {name: batch[name] for name in ("input_ids", "labels")}
         layout, soft = document_mask(self.model, begins), None
