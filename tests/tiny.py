@@ -61,6 +61,14 @@ MINISTRAL3_ROPE = {
 
 GRANITE_SCALES = {"embedding_multiplier": 3.0, "residual_multiplier": 0.6, "attention_multiplier": 0.3, "logits_scaling": 2.5}
 
+# A hybrid's layers: the one that attends has one of the others on either side.
+ONE_ATTENDS = ["linear_attention", "full_attention", "linear_attention"]
+MROPE = {
+    **{"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    **{"mrope_interleaved": True, "mrope_section": [2, 2, 2]},
+}
+LINEAR_HEADS = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 6, "linear_value_head_dim": 7}
+
 # One small config of every family, its sizes odd on purpose: nothing may depend on a power of two, and no two sizes are equal
 # that could be mistaken for one another. Windows are shorter than the tests' sequences, softcaps low enough to bend the logits.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -89,6 +97,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {"word_embed_proj_dim": 40, "dropout": 0.0},
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     "gpt_neox": {},
+    "gptj": {"rotary_dim": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "codegen": {"rotary_dim": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     "smollm3": {"num_key_value_heads": 2, "no_rope_layers": [1, 0, 1], "use_sliding_window": True, "sliding_window": 12},
     "cwm": {"num_key_value_heads": 2, "head_dim": 14, "sliding_window": 12, "rope_parameters": LLAMA3_ROPE},
     "seed_oss": {"num_key_value_heads": 2, "head_dim": 14, "attention_dropout": 0.0, "residual_dropout": 0.0},
@@ -133,7 +143,33 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hyperclovax": {"num_key_value_heads": 2, "head_dim": 14, **GRANITE_SCALES, "logits_scaling": 0.4},
     "cohere": {"num_key_value_heads": 2, "logit_scale": 0.4},
     "cohere2": {"num_key_value_heads": 2, "logit_scale": 0.4, "sliding_window": 12, "layer_types": ONE_FULL},
+    "qwen3_5_text": {
+        "num_key_value_heads": 2,
+        "head_dim": 24,
+        **LINEAR_HEADS,
+        "layer_types": ONE_ATTENDS,
+        "rope_parameters": MROPE,
+    },
+    "lfm2": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
+    "lfm3": {
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "sliding_window": 12,
+        "layer_types": ["sliding_attention", "full_attention", "conv"],
+    },
+    "olmo_hybrid": {"num_key_value_heads": 2, **LINEAR_HEADS, "layer_types": ONE_ATTENDS},
+    "granitemoehybrid": {
+        "num_key_value_heads": 2,
+        **GRANITE_SCALES,
+        "num_local_experts": 0,
+        "layer_types": ONE_ATTENDS,
+        "mamba_n_heads": 8,
+        "mamba_d_state": 6,
+        "mamba_chunk_size": 16,
+    },
 }
+
+HYBRIDS = [family for family in FAMILIES if spec_for(family).recurrence is not None]
 
 # The same of every mixture: nine experts, three a token. An expert's rows must be of 16 bytes each, hence the 24.
 EXPERTS = {"num_experts": 9, "num_experts_per_tok": 3, "num_key_value_heads": 2, "moe_intermediate_size": 24}
@@ -145,6 +181,15 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "mixtral": {**EXPERTS, "num_local_experts": 9, "intermediate_size": 24, "sliding_window": 12},
     "phimoe": {**EXPERTS, "num_local_experts": 9, "num_experts_per_tok": 2, "intermediate_size": 24, "sliding_window": 12},
     "glm4_moe": {**EXPERTS, "n_routed_experts": 9, "first_k_dense_replace": 0, "n_shared_experts": 2},
+    "qwen3_next": {**EXPERTS, "shared_expert_intermediate_size": 34, "head_dim": 16, **LINEAR_HEADS, "layer_types": ONE_ATTENDS},
+    "qwen3_5_moe_text": {
+        **EXPERTS,
+        "shared_expert_intermediate_size": 34,
+        "head_dim": 24,
+        **LINEAR_HEADS,
+        "layer_types": ONE_ATTENDS,
+        "rope_parameters": MROPE,
+    },
     "gpt_oss": {**EXPERTS, "num_local_experts": 9, "intermediate_size": 24, "head_dim": 10, "sliding_window": 12},
 }
 MIXTURE_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -222,6 +267,31 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "hyperclovax tied, without norms behind": ("hyperclovax", {"tie_word_embeddings": True, "use_post_norm": False}),
     "cohere untied, biased": ("cohere", {"tie_word_embeddings": False, "attention_bias": True}),
     "cohere of normalized heads": ("cohere", {"use_qk_norm": True}),
+    "qwen3_5_text tied, biased": (
+        "qwen3_5_text",
+        {"tie_word_embeddings": True, "attention_bias": True, "full_attention_interval": 2, "layer_types": None},
+    ),
+    "lfm2 untied, biased, of a derived width": (
+        "lfm2",
+        {
+            "tie_word_embeddings": False,
+            "conv_bias": True,
+            "intermediate_size": 115,
+            "block_auto_adjust_ff_dim": True,
+            "block_multiple_of": 7,
+            "layer_types": None,
+            "full_attn_idxs": [1],
+        },
+    ),
+    "lfm3 untied, ungated, without norms behind": (
+        "lfm3",
+        {"tie_word_embeddings": False, "conv_bias": True, "use_sandwich_norm": False, "use_attention_gate": False},
+    ),
+    "olmo_hybrid tied, of equal heads": ("olmo_hybrid", {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "granitemoehybrid tied, rotary": (
+        "granitemoehybrid",
+        {"tie_word_embeddings": True, "position_embedding_type": "rope", "mamba_n_groups": 1, "mamba_conv_bias": False},
+    ),
     "doge tied, biased, windowed": (
         "doge",
         {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "sliding_window": 12},

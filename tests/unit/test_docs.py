@@ -101,9 +101,12 @@ def test_every_entry_has_its_question_and_tag():
 
 def test_the_table_of_families_is_the_codes():
     rows = re.findall(r"^\| .+ \| (`\w+`(?:, `\w+`)*) \|$", text(ROOT / "docs/adding_an_architecture.md"), re.MULTILINE)
-    *cut, not_exported = (re.findall(r"\w+", row) for row in rows[:5])
-    for names, (mixture, heads) in zip(cut, itertools.product((False, True), (True, False)), strict=True):
-        kind = [name for name, spec in SPECS.items() if (spec.experts is not None, bool(spec.attention_in)) == (mixture, heads)]
-        assert names == sorted(kind)
+    *cut, not_exported = (re.findall(r"\w+", row) for row in rows[:7])
+    kinds = [(mixture, *kind) for mixture, kind in itertools.product((False, True), ((True, False), (False, False), (False, True)))]
+    for names, kind in zip(cut, kinds, strict=True):
+        facts = {
+            name: (spec.experts is not None, bool(spec.attention_in), spec.recurrence is not None) for name, spec in SPECS.items()
+        }
+        assert names == sorted(name for name, fact in facts.items() if fact == kind)
     assert not_exported == sorted(SPECS.keys() - ARCHITECTURES.keys())
     assert f"{len(SPECS)} families" in text(ROOT / "README.md")

@@ -76,8 +76,10 @@ def _heads_can_go(parent: cutting.Parent, number: int) -> bool:
 
 
 def _layers_can_go(parent: cutting.Parent, number: int) -> bool:
+    scores = layers.scores(parent.statistics)
     try:
-        layers.set_layers(copy.deepcopy(parent.config), parent.spec, range(parent.config.num_hidden_layers - number))
+        kept = layers.kept(scores, number, layers.kinds(parent.spec, parent.stored.shapes, len(scores)))
+        layers.set_layers(copy.deepcopy(parent.config), parent.spec, kept)
     except UserError:
         return False
     return True

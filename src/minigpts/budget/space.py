@@ -102,7 +102,8 @@ class Space:
     @cached_property
     def depths(self) -> dict[int, Depth]:
         """What is left, by the number of removed layers."""
-        kept = {number: layers.kept(self.layer_scores, number) for number in (0, *self.layer_options)}
+        kinds = layers.kinds(self.spec, self.shapes, len(self.layer_scores))
+        kept = {number: layers.kept(self.layer_scores, number, kinds) for number in (0, *self.layer_options)}
         return {number: Depth(left, [len(self.scores.scores[index]) for index in left]) for number, left in kept.items()}
 
     def outline(self, choice: Choice, multiple_of: int) -> Outline:

@@ -2,7 +2,8 @@
 
 The model is shown ``Question: …\\nAnswer:`` and picks the choice it finds likeliest. A question's choices share the prompt
 and often their first words, so every question is one token tree: each shared prefix is computed once, every token attends
-to its own ancestors only, and the result is what scoring each choice by itself would give.
+to its own ancestors only, and the result is what scoring each choice by itself would give. Recurrent layers carry their state
+through whatever lies before a token, masked or not, so for a hybrid each choice is a tree of its own.
 
 Where a token spans the prompt's end (": C" is one token), the harness, which cuts the whole's tokens at the number of the
 prompt's, would score a choice on too few tokens, or refuse it for having none. Here all choices of such a question are scored
@@ -34,6 +35,7 @@ from minigpts import ranks
 from minigpts.errors import blaming
 from minigpts.evaluation.language_modeling import batches, max_padding
 from minigpts.model import packing
+from minigpts.model.families import spec_for
 from minigpts.model.forward import attention_mask, hidden_states_of, log_likelihoods
 
 if TYPE_CHECKING:
@@ -75,17 +77,22 @@ def score(
     """
     longest = model.config.max_position_embeddings
     bos = packing.boundaries(tokenizer, model.config).bos
-    trees = [_tree(_encode(tokenizer, question, template), bos, longest) for question in questions]
+    encoded = [_encode(tokenizer, question, template) for question in questions]
+    apart = spec_for(model.config.model_type).recurrence is not None
+    trees = [_tree(part, bos, longest) for pairs in encoded for part in ([[pair] for pair in pairs] if apart else [pairs])]
     scores: list[np.ndarray] = [np.empty(0)] * len(trees)
     together = list(batches([len(tree.tokens) for tree in trees], batch_tokens, max_padding(model.device, batch_tokens)))
     hidden = hidden_states_of(model, (_inputs(model, [trees[index] for index in batch]) for batch in ranks.share(together)))
     scored = ranks.in_order(together, lambda batch: _score_trees(model, next(hidden), [trees[index] for index in batch]))
-    with tqdm(total=len(trees), desc=progress, unit="question", disable=progress is None) as bar:
+    with tqdm(total=len(trees), desc=progress, unit="choice" if apart else "question", disable=progress is None) as bar:
         for batch, results in zip(together, scored, strict=True):
             for index, result in zip(batch, results, strict=True):
                 scores[index] = result
             bar.update(len(batch))
-    return scores
+    if not apart:
+        return scores
+    ends = np.cumsum([len(pairs) for pairs in encoded])[:-1]
+    return np.split(np.concatenate(scores), ends) if scores else []
 
 
 def accuracy(questions: Sequence[Mapping[str, Any]], scores: Sequence[np.ndarray]) -> dict[str, float]:

@@ -122,8 +122,9 @@ def _stored_rows(name: str, weight: torch.Tensor | PackedWeight, place: Place, b
         stored, rows = weight.block_format, weight.data
         shape: tuple[int, ...] = weight.shape
     else:
-        tensor = weight.T if place.transposed else weight
-        stored, rows = block_format, _plain_rows(tensor.float() + place.offset if place.offset else tensor, block_format)
+        tensor = weight.T if place.transposed else weight.squeeze(1) if place.squeezed else weight
+        values = -tensor.double().exp() if place.logarithm else tensor.float() + place.offset if place.offset else tensor
+        stored, rows = block_format, _plain_rows(values, block_format)
         shape = tuple(tensor.shape)
     if shape != place.shape or stored != block_format:
         raise ValueError(f"{name}: {stored.name} {shape}, announced {block_format.name} {place.shape}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minigpts.errors import UserError
-from minigpts.gguf_layout.architectures import GgufArchitecture, head_dim, kv_heads
+from minigpts.gguf_layout.architecture import GgufArchitecture, head_dim, kv_heads
 from minigpts.model.families import spec_for
 from minigpts.model.weights import Shapes
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Fields = dict[str, "bool | int | float | str | Sequence[Any]"]  # of a file's metadata; a Python float becomes a float32
 SLIDING = "sliding_attention"  # config's name of a layer with a window
+SECTIONS = [11, 11, 10]  # Qwen 3.5's class takes these for a config that has none
 YARN_BOUNDS = {"beta_fast": 32, "beta_slow": 1}  # the only ones that llama.cpp computes as transformers does
 
 
@@ -30,17 +31,28 @@ def hyperparameters(architecture: GgufArchitecture, config: PreTrainedConfig, sh
         "block_count": config.num_hidden_layers,
         "feed_forward_length": _widths(config, shapes),
         "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": kv_heads(config),
+        "attention.head_count_kv": _kv_heads(architecture, config),
         "attention.key_length": head_dim(config),
         "attention.value_length": head_dim(config),
         epsilon_key: float(getattr(config, epsilon) if isinstance(epsilon, str) else epsilon),
         **_rope(architecture, config),
         **_windows(architecture, config),
+        **_interval(architecture, config),
     }
+    for key, (one, other) in architecture.products.items():
+        fields[key] = getattr(config, one) * getattr(config, other)
     for key, name in architecture.keys.items():
         if getattr(config, name, None) is not None:
             fields[key] = getattr(config, name)
     return {f"{architecture.name}.{key}": value for key, value in fields.items()}
+
+
+def _kv_heads(architecture: GgufArchitecture, config: PreTrainedConfig) -> int | list[int]:
+    """Key/value heads, or those of each layer where nothing else tells llama.cpp which have attention."""
+    recurrence = spec_for(config.model_type).recurrence
+    if recurrence is None or architecture.attention_every:
+        return kv_heads(config)
+    return [0 if kind == recurrence.kind else kv_heads(config) for kind in config.layer_types]
 
 
 def _widths(config: PreTrainedConfig, shapes: Shapes) -> int | list[int]:
@@ -72,6 +84,8 @@ def _rope(architecture: GgufArchitecture, config: PreTrainedConfig) -> Fields:
     if kind not in ("default", *architecture.rope_types) or local.get("rope_type", "default") not in ("default", kind):
         raise UserError(f"export: llama.cpp's {architecture.name} has no rotary scaling '{kind}'; set export.formats: []")
     fields: Fields = {"rope.dimension_count": rotary_size(config), "rope.freq_base": float(rope["rope_theta"])}
+    if architecture.sections:  # of height and width; text turns all alike
+        fields["rope.dimension_sections"] = [*rope.get("mrope_section", SECTIONS), 0]
     if local != rope and not architecture.periodic_windows:
         raise UserError(f"export: llama.cpp's {architecture.name} has one rotary embedding for all layers; set export.formats: []")
     if local is not rope:
@@ -139,6 +153,19 @@ def _windows(architecture: GgufArchitecture, config: PreTrainedConfig) -> Fields
             " remove no layers (prune_neurons.layers: 0)"
         )
     return {"context_length": min(window, config.max_position_embeddings)}
+
+
+def _interval(architecture: GgufArchitecture, config: PreTrainedConfig) -> Fields:
+    recurrence = spec_for(config.model_type).recurrence
+    if not architecture.attention_every or recurrence is None:
+        return {}
+    period = _period([kind == recurrence.kind for kind in config.layer_types])
+    if period is None:
+        raise UserError(
+            f"export: llama.cpp's {architecture.name} needs attention in every n-th layer alone;"
+            " remove no layers (prune_neurons.layers: 0)"
+        )
+    return {"full_attention_interval": period}
 
 
 def _windowed(config: PreTrainedConfig) -> list[bool]:

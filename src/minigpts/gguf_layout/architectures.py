@@ -6,50 +6,14 @@ package. Every entry is proved in llama.cpp itself by ``tests/unit/exporting``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from minigpts.errors import UserError
+from minigpts.gguf_layout.architecture import GELU, LAYER_EPSILON, RMS_EPSILON, SILU, GgufArchitecture, obstacle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-SILU = ("silu", "swish")
-# llama.cpp has one GELU, the tanh approximation; the exact one differs from it by less than 0.0005.
-GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
-RMS_EPSILON, LAYER_EPSILON = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
-
-
-@dataclass(frozen=True)
-class GgufArchitecture:
-    """One architecture of llama.cpp, for one family of transformers."""
-
-    name: str  # llama.cpp's
-    activation: tuple[str, tuple[str, ...]]  # config field of the MLP's activation, and what llama.cpp computes
-    # Config field of the norms' epsilon, or the number that is fixed in the class; and llama.cpp's key.
-    epsilon: tuple[str | float, str] = ("rms_norm_eps", RMS_EPSILON)
-    interleaved: tuple[str, ...] = ()  # modules whose heads' two rotary halves llama.cpp interleaves, row by row
-    fused_by_head: str | None = None  # the module whose rows are (head, [query, key, value]); llama.cpp: ([q, k, v], head)
-    norms_plus_one: bool = False  # RMS norms scale by 1 + weight; llama.cpp stores the sum
-    head_required: bool = False  # a tied lm_head is written a second time
-    separate_head: bool = True  # an untied lm_head has a place
-    heads_fill_width: bool = False  # heads × head_dim must be hidden_size
-    rotary: bool = True
-    unrotated_every: int | None = None  # every n-th layer has no rotary embedding
-    # Rotary scalings (config's rope_type) beyond the default: llama3 and longrope come as tensors of factors.
-    rope_types: tuple[str, ...] = ("linear", "yarn")
-    # Layers with a sliding window follow a period that the file states; elsewhere llama.cpp has no window, and the context
-    # is no longer than it.
-    periodic_windows: bool = False
-    windows_alone_rotate: bool = False  # a layer without a window has no rotary embedding
-    temperature: bool = False  # queries are scaled by their position, and yarn's two mscales may be stated, if they are equal
-    score_scale: str | None = None  # config field of s in q·k / √s; llama.cpp takes head_dim for it
-    # The number of layers by which llama.cpp recognizes the one size whose s is hidden_size / heads.
-    scale_by_width_at: int | None = None
-    keys: Mapping[str, str] = field(default_factory=dict)  # further keys of the file: config field
-    expected: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # config field: the values llama.cpp can hold
-
 
 LLAMA = GgufArchitecture(
     "llama",
@@ -171,6 +135,30 @@ GRANITE = replace(
 )
 
 OLMO2 = replace(QWEN2, name="olmo2")
+QWEN3_5 = replace(
+    QWEN3,
+    name="qwen35",
+    norms_plus_one=True,
+    rope_types=(),
+    attention_every=True,
+    sections=True,
+    keys={
+        "ssm.conv_kernel": "linear_conv_kernel_dim",
+        "ssm.state_size": "linear_key_head_dim",
+        "ssm.group_count": "linear_num_key_heads",
+        "ssm.time_step_rank": "linear_num_value_heads",
+    },
+    products={"ssm.inner_size": ("linear_num_value_heads", "linear_value_head_dim")},
+    # Where a key head has several value heads llama.cpp takes them, and the columns of what reads them, in another order.
+    alike=(("linear_num_key_heads", "linear_num_value_heads"), ("linear_key_head_dim", "linear_value_head_dim")),
+)
+LFM2 = replace(
+    QWEN2,
+    name="lfm2",
+    epsilon=("norm_eps", RMS_EPSILON),
+    keys={"shortconv.l_cache": "conv_L_cache"},
+    expected={"conv_bias": (False,)},
+)
 EXAONE4 = replace(QWEN2, name="exaone4", expected={"sliding_window": (None,)})  # its windows are fixed by the number of layers
 SEED_OSS = replace(QWEN2, name="seed_oss", expected={"attention_out_bias": (False,), "mlp_bias": (False,)})
 HUNYUAN = replace(QWEN2, name="hunyuan-dense")
@@ -233,6 +221,8 @@ ARCHITECTURES = {
     **dict.fromkeys(("olmo2", "olmo3"), OLMO2),
     "ernie4_5": ERNIE4_5,
     "hunyuan_v1_dense": HUNYUAN,
+    "lfm2": LFM2,
+    "qwen3_5_text": QWEN3_5,
     "exaone4": EXAONE4,
     "gemma": GEMMA,
     "glm": CHATGLM,
@@ -254,12 +244,12 @@ UNEVEN = {"llama": DECI, "mistral": DECI, "qwen2": DECI}
 def architecture_of(config: PreTrainedConfig) -> GgufArchitecture:
     """The architecture that holds a model with this config, all of it.
 
-    Raises UserError, in one line, for a family that llama.cpp lacks, for uneven MLP widths where it has none, and for any
+    Raises UserError, in one line, for a family without one, for uneven MLP widths where it has none, and for any
     setting under which its model would compute something else.
     """
     family = config.model_type
     if family not in ARCHITECTURES:
-        raise UserError(f"export: llama.cpp has no architecture for {family}; it has one for {', '.join(ARCHITECTURES)}")
+        raise UserError(f"export: no architecture of llama.cpp is declared for {family}, but for {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[family]
     if getattr(config, "intermediate_sizes", None) is not None:
         if family not in UNEVEN:
@@ -271,34 +261,3 @@ def architecture_of(config: PreTrainedConfig) -> GgufArchitecture:
     if reason is not None:
         raise UserError(f"export: llama.cpp's {architecture.name} {reason}; set export.formats: []")
     return architecture
-
-
-def obstacle(architecture: GgufArchitecture, config: PreTrainedConfig) -> str | None:
-    """Why ``architecture`` can't hold the config, as what follows its name in a sentence; None where it can."""
-    activation, known = architecture.activation
-    for name, values in {activation: known, **architecture.expected}.items():
-        if getattr(config, name, values[0]) not in values:
-            return f"can't hold {name}: {getattr(config, name)}"
-    if not (config.tie_word_embeddings or architecture.separate_head):
-        return "has no place for an untied lm_head"
-    every, rotated = architecture.unrotated_every, getattr(config, "no_rope_layers", None)
-    if every is not None and rotated != [int((layer + 1) % every != 0) for layer in range(config.num_hidden_layers)]:
-        return f"has no rotary embedding in every {every}th layer and one in the others, not no_rope_layers: {rotated}"
-    if architecture.heads_fill_width and config.num_attention_heads * head_dim(config) != config.hidden_size:
-        return "needs heads that fill the hidden size (prune_neurons.heads: 0)"
-    if architecture.score_scale is not None:
-        by_width = config.num_hidden_layers == architecture.scale_by_width_at
-        scale = config.hidden_size // config.num_attention_heads if by_width else head_dim(config)
-        if getattr(config, architecture.score_scale) != scale:
-            return f"takes {scale} for {architecture.score_scale}, not {getattr(config, architecture.score_scale)}"
-    return None
-
-
-def head_dim(config: PreTrainedConfig) -> int:
-    """Size of a head, which some configs state and the others imply."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def kv_heads(config: PreTrainedConfig) -> int:
-    """Key/value heads of a layer; without grouped queries as many as query heads."""
-    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minigpts.errors import UserError
-from minigpts.gguf_layout.architectures import GgufArchitecture, head_dim, kv_heads
+from minigpts.gguf_layout.architecture import GgufArchitecture, head_dim, kv_heads
 from minigpts.model.families import spec_for
 from minigpts.model.spec import ArchitectureSpec
 from minigpts.model.weights import Shapes
@@ -29,6 +29,8 @@ class Place:
     shape: tuple[int, ...]  # (out_features, in_features), or (features,)
     row_order: numpy.ndarray | None = None  # the file's row i is row row_order[i] of the checkpoint's
     transposed: bool = False  # the checkpoint has (in_features, out_features)
+    squeezed: bool = False  # the checkpoint has (channels, 1, kernel), of a convolution channel by channel
+    logarithm: bool = False  # the checkpoint has x, the file −exp(x)
     offset: float = 0.0  # the file's values are larger by it
     stacked: tuple[int, int] | None = None  # its index among the tensors of its shape that the file has as one, and their number
     copy: str | None = None  # a second tensor of the file with the same contents
@@ -44,23 +46,29 @@ def places(architecture: GgufArchitecture, config: PreTrainedConfig, shapes: Sha
     (arch,) = [arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture.name]
     names = get_tensor_name_map(arch, config.num_hidden_layers)
     spec = spec_for(config.model_type)
+    gated_norm = None if spec.recurrence is None else f"{spec.recurrence.module}.norm"  # scales by its weight alone
     found = {}
     for name, shape in shapes.items():
         module, _, suffix = name.rpartition(".")
         numbered = STACKED.fullmatch(module)
         stack = module if numbered is None else numbered[1].removesuffix(".norms") + numbered[3]
-        stored = names.get_name(stack)
-        if stored is None:
+        if suffix == "dt_bias":  # Mamba's, and what follows it
+            stack, suffix = f"{stack}.dt_proj", "bias"
+        whole, stored = names.get_name(f"{stack}.{suffix}"), names.get_name(stack)
+        if whole is None and stored is None:
             raise UserError(f"export: llama.cpp's {architecture.name} has no place for {name}; set export.formats: []")
         below = module.removeprefix(f"{spec.layers}.").partition(".")[2]
-        transposed = spec.is_transposed(name, shape)
-        shape = shape[::-1] if transposed else shape
+        transposed, squeezed = spec.is_transposed(name, shape), len(shape) == 3 and shape[1] == 1
+        shape = shape[::-1] if transposed else (shape[0], shape[2]) if squeezed else shape
+        norm = architecture.norms_plus_one and len(shape) == 1 and suffix == "weight" and below != gated_norm
         found[name] = Place(
-            f"{stored}.{suffix}",
+            whole or f"{stored}.{suffix}",
             shape,
             _row_order(architecture, config, below, shape[0]),
             transposed,
-            1.0 if architecture.norms_plus_one and len(shape) == 1 and suffix == "weight" else 0.0,
+            squeezed,
+            suffix == "A_log",
+            1.0 if norm else 0.0,
             None if numbered is None else (int(numbered[2]), _number(numbered, suffix, shapes)),
             _copy(architecture, config, spec, module),
         )

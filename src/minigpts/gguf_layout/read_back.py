@@ -95,6 +95,8 @@ def values(path: Path, stored: Mapping[str, ReaderTensor], place: Place) -> np.n
         ordered = np.empty_like(found)
         ordered[place.row_order] = found
         found = ordered
+    if place.logarithm:
+        found = np.log(-found.astype(np.float64)).astype(np.float32)
     if place.offset:
         found -= np.float32(place.offset)
-    return np.ascontiguousarray(found.T if place.transposed else found)
+    return np.ascontiguousarray(found.T if place.transposed else found[:, None] if place.squeezed else found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,10 +146,23 @@ def _model(staged: Path, folder: Path, config: PreTrainedConfig) -> tuple[PreTra
             )
     finally:
         logging.set_verbosity(verbosity)
-    beside = {name for name in info["unexpected_keys"] if name.removeprefix("model.").partition(".")[0] in modules}
-    _check_loaded(folder, model, {**info, "unexpected_keys": {*info["unexpected_keys"]} - beside})
-    found = sorted({name.removeprefix("model.").partition(".")[0] for name in beside})
-    return model, [f"{', '.join(found)} ({len(beside)} tensors beside the text model)"] if found else []
+    text = {name for name in info["unexpected_keys"] if _outermost(name) not in modules}
+    _check_loaded(folder, model, {**info, "unexpected_keys": text})
+    beside = [module for name in _stored_names(staged) if (module := _outermost(name)) in modules]
+    return model, [f"{', '.join(sorted({*beside}))} ({len(beside)} tensors beside the text model)"] if beside else []
+
+
+def _outermost(name: str) -> str:
+    return name.removeprefix("model.").partition(".")[0]
+
+
+def _stored_names(staged: Path) -> Iterator[str]:
+    """The names of all tensors in the folder's files: transformers itself may pass over some without a word."""
+    from safetensors import safe_open
+
+    for shard in weight_files(staged):
+        with safe_open(staged / shard, framework="pt") as file:
+            yield from file.keys()
 
 
 def _check_loaded(folder: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:

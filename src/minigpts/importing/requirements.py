@@ -97,6 +97,8 @@ def _require_forward(config: PreTrainedConfig, origins: Origins) -> None:
     """Build the model and send a short sequence through it, on the meta device: shapes are computed, and no numbers."""
     import torch
 
+    from minigpts.model.forward import attention_mask
+
     spec = spec_for(config.model_type)
     dtype = torch.float32 if spec.experts is None else torch.bfloat16  # the only one in which experts have shapes without numbers
     with blaming(origins.config, "no model can be built of it"):
@@ -104,9 +106,8 @@ def _require_forward(config: PreTrainedConfig, origins: Origins) -> None:
     if not config.max_position_embeddings >= MIN_POSITIONS:
         raise UserError(f"{origins.config}: max_position_embeddings is {config.max_position_embeddings}, must be ≥ {MIN_POSITIONS}")
     length = min(SHORT, config.max_position_embeddings)
-    visible = torch.from_numpy(np.tri(length, dtype=bool)[None, None]).to("meta")  # a mask of ours, as all stages give one
-    layered = "layer_types" in spec.layer_lists
-    mask = {kind: visible for kind in ("full_attention", "sliding_attention")} if layered else visible
+    visible = torch.from_numpy(np.tri(length, dtype=bool)[None, None]).to("meta")
     ids = torch.zeros(1, length, dtype=torch.long, device="meta")
+    mask = attention_mask(model, visible, ids)  # as all stages give one
     with blaming(origins.config, "the model that it describes can't be computed"), torch.inference_mode():
         model(input_ids=ids, position_ids=ids, attention_mask=mask, use_cache=False)

@@ -48,7 +48,7 @@ def load_config(directory: Path) -> PreTrainedConfig:
     if not path.exists():
         raise UserError(f"{path}: no such file; is {directory} a checkpoint folder?")
     try:
-        facts = facts_of(json.loads(path.read_text(encoding="utf-8")))
+        facts = facts_of(json.loads(path.read_text(encoding="utf-8"), object_hook=_number))
         model_type = facts.pop("model_type")
     except (ValueError, RecursionError, KeyError, AttributeError):
         raise UserError(f"{path}: must be a JSON object with a 'model_type'") from None
@@ -62,6 +62,11 @@ def load_config(directory: Path) -> PreTrainedConfig:
         if getattr(config, name) != value:
             raise UserError(f"{path}: {name} is {getattr(config, name)}; {model_type} models are supported with {value} alone")
     return config
+
+
+def _number(values: dict[str, Any]) -> Any:
+    """JSON has no infinity: transformers writes an object in its place."""
+    return float(values["__float__"]) if values.keys() == {"__float__"} else values
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -87,7 +92,7 @@ def load_model(directory: Path, dtype: torch.dtype, weights: Iterable[tuple[str,
     """Build the model of ``config.json`` in ``dtype`` (eval mode) and fill it strictly from ``model.safetensors``.
 
     ``weights`` are all of that file's tensors as another file has them, to fill it from instead. They are converted to ``dtype``;
-    buffers such as rotary frequencies keep the precision the class gives them.
+    buffers such as rotary frequencies, and parameters that the class makes in fp32 whatever it is asked for, keep that precision.
     Raises UserError when names or shapes of the weights contradict the config.
     """
     from transformers import GenerationConfig
@@ -95,8 +100,9 @@ def load_model(directory: Path, dtype: torch.dtype, weights: Iterable[tuple[str,
     config, stored = load_config(directory), StoredWeights(directory)
     model = empty_model(config, dtype)
     require_shapes(model, stored)
+    dtypes = {name: tensor.dtype for name, tensor in as_stored(model).items()}
     for name, tensor in stored.items() if weights is None else weights:
-        set_tensor(model, name, tensor.to(dtype))
+        set_tensor(model, name, tensor.to(dtypes[name]))
     model.tie_weights()
     if (directory / "generation_config.json").exists():
         with blaming(directory / "generation_config.json", "transformers can't read it"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from minigpts.errors import UserError
-from minigpts.model.spec import ArchitectureSpec, Experts
+from minigpts.model.spec import ArchitectureSpec, Experts, Recurrence
 
 # Llama and what is built like it: SmolLM2, Sheared-LLaMA, TinyLlama. Mistral differs in its attention window alone.
 LLAMA = ArchitectureSpec(
@@ -85,6 +85,18 @@ GPT2 = ArchitectureSpec(
     width_field="n_inner",
     depth_switches=("scale_attn_by_inverse_layer_idx",),
 )
+# GPT-J and CodeGen, whose layers give more than hidden states.
+GPTJ = replace(
+    GPT2,
+    model_type="gptj",
+    mlp_in=("mlp.fc_in",),
+    mlp_out="mlp.fc_out",
+    attention_out="attn.out_proj",
+    returns_tuple=True,
+    transposed=False,
+    depth_switches=(),
+)
+CODEGEN = replace(GPTJ, model_type="codegen")
 GPT_NEOX = ArchitectureSpec(
     model_type="gpt_neox",
     decoder="gpt_neox",
@@ -185,30 +197,75 @@ GPT_OSS = replace(
     experts=Experts(router=("mlp.router.weight", "mlp.router.bias"), number_field="num_local_experts", stored=None),
 )
 
+# Hybrids: linear attention, a convolution or Mamba in most layers, attention in the others. LFM2 and OLMo derive head_dim from
+# hidden_size, Qwen 3.5 and LFM3 gate their heads. Of Granite 4 the dense ones, whose MLP is the experts' shared one.
+QWEN3_5 = replace(
+    QWEN3,
+    model_type="qwen3_5_text",
+    attention_in=(),
+    recurrence=Recurrence("linear_attention", "linear_attn"),
+    derives={"full_attention_interval": None},
+    older_rope_fields={},
+)
+LFM2 = replace(
+    QWEN3,
+    model_type="lfm2",
+    mlp_in=("feed_forward.w1", "feed_forward.w3"),
+    mlp_out="feed_forward.w2",
+    attention_in=(),
+    attention_out="self_attn.out_proj",
+    recurrence=Recurrence("conv", "conv"),
+    derives={"block_auto_adjust_ff_dim": False, "full_attn_idxs": None},
+)
+LFM3 = replace(LFM2, model_type="lfm3", attention_out="self_attn.o_proj", derives={}, older_rope_fields={})
+OLMO_HYBRID = replace(QWEN3_5, model_type="olmo_hybrid", derives={})
+GRANITEMOEHYBRID = replace(
+    GRANITE,
+    model_type="granitemoehybrid",
+    mlp_in=("shared_mlp.input_linear",),
+    mlp_in_blocks=2,
+    mlp_out="shared_mlp.output_linear",
+    mlp_bias_field=None,
+    attention_in=(),
+    width_field="shared_intermediate_size",
+    layer_lists=("layer_types",),
+    recurrence=Recurrence("linear_attention", "mamba"),
+    assumes={"num_local_experts": 0},
+)
+
+# Both: experts in the layers of a hybrid (Qwen 3.5's and 3.6's 35B-A3B).
+QWEN3_NEXT = replace(QWEN2_MOE, model_type="qwen3_next", attention_in=(), recurrence=QWEN3_5.recurrence, derives=QWEN3_5.derives)
+QWEN3_5_MOE = replace(QWEN3_NEXT, model_type="qwen3_5_moe_text", older_rope_fields={})
+
 _DENSE = (
     *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI, PHI3, STABLELM, OPT, GPT2, GPT_NEOX),
     *(SMOLLM3, CWM, SEED_OSS, INTERNLM3, IQUESTCODER, OLMO, ERNIE4_5, HUNYUAN, MINISTRAL3, GEMMA, MINISTRAL, EXAONE4, VAULTGEMMA),
     *(ARCEE, NEMOTRON, JAIS2, GLM, GLM4, STARCODER2, NANOCHAT, GPT_BIGCODE, PERSIMMON, OLMO2, OLMO3, HELIUM, DOGE),
-    *(GRANITE, GRANITE_SWA, HYPERCLOVAX, COHERE, COHERE2),
+    *(GRANITE, GRANITE_SWA, HYPERCLOVAX, COHERE, COHERE2, GPTJ, CODEGEN),
 )
-_MIXTURES = (QWEN3_MOE, QWEN2_MOE, OLMOE, FLEX_OLMO, MIXTRAL, PHIMOE, GLM4_MOE, GPT_OSS)
-_ALL = (*_DENSE, *_MIXTURES)
+_MIXTURES = (QWEN3_MOE, QWEN2_MOE, OLMOE, FLEX_OLMO, MIXTRAL, PHIMOE, GLM4_MOE, GPT_OSS, QWEN3_NEXT, QWEN3_5_MOE)
+_HYBRIDS = (QWEN3_5, LFM2, LFM3, OLMO_HYBRID, GRANITEMOEHYBRID)
+_ALL = (*_DENSE, *_MIXTURES, *_HYBRIDS)
 SPECS = {spec.model_type: spec for spec in _ALL}
 
 
 # Multimodal checkpoints whose `text_config` is a family of the table: the modules beside the text model, which are left behind.
-WRAPPERS = {name: ("vision_tower", "multi_modal_projector") for name in ("gemma3", "mistral3")}
+WRAPPERS = {
+    **{name: ("vision_tower", "multi_modal_projector") for name in ("gemma3", "mistral3")},
+    **{name: ("visual", "mtp") for name in ("qwen3_5", "qwen3_5_moe")},  # the latter predicts several tokens at once
+}
 
 # What is missing for families that people ask for, by what their layers have.
 _MISSING = {
-    "its layers differ in kind (linear attention, convolution or Mamba beside attention)": (
-        *("qwen3_5", "qwen3_5_text", "qwen3_next", "lfm2", "lfm3", "olmo_hybrid", "granitemoehybrid", "falcon_h1"),
-        *("jamba", "bamba", "zamba2", "nemotron_h"),
-    ),
+    "config.json places its kinds of layers by a rule, not in a list": ("bamba", "jamba"),
+    "its layers have attention and Mamba side by side": ("falcon_h1",),
+    "its layers share weights": ("zamba2",),
+    "its layers have a mixer or an MLP, not both": ("nemotron_h",),
     "it has token embeddings of their own for the layers": ("gemma3n", "gemma3n_text"),
     "heads differ in size between its layers (per_layer_config)": ("gemma4", "gemma4_text"),
     "its class fixes the MLP width at 4 x hidden_size": ("bloom", "mpt"),
-    "its layers return tuples": ("gptj", "codegen", "gpt_neo", "falcon"),
+    "its linear layers are of a class of their own, which the profile passes over": ("falcon",),
+    "a local layer counts its window in the row, not in the document": ("gpt_neo",),
     "it normalizes all MLP neurons at once": ("bitnet",),
     "what a layer computes depends on its number": ("diffllama", "minicpm3"),
 }

@@ -20,7 +20,7 @@ from minigpts.model.streaming import Inputs, StreamedModel
 
 SLICE_ELEMENTS = 2**24  # logits alive at a time: 64 MiB in fp32; smaller slices make slower matrix products
 
-Layout = dict[str, torch.Tensor | dict[str, torch.Tensor]]
+Layout = dict[str, torch.Tensor | dict[str, torch.Tensor | None]]
 Model: TypeAlias = PreTrainedModel | StreamedModel  # all of it in memory, or a layer at a time: the same to the last bit
 
 
@@ -87,7 +87,7 @@ def document_mask(model: PreTrainedModel, begins: torch.Tensor) -> Layout:
 
     ``begins`` (rows, tokens) is where a document begins: where a label of :func:`minigpts.model.packing.pack_documents` is
     ``IGNORED``, so every token of padding is one. The mask is ours and not what transformers derives from positions that start
-    anew, since not all families do that (OPT).
+    anew, since not all families do that (OPT). A hybrid's recurrent layers take none: there a row holds one document.
     """
     places = torch.arange(begins.shape[1], device=begins.device)
     positions = places - torch.where(begins, places, 0).cummax(dim=1).values
@@ -96,7 +96,7 @@ def document_mask(model: PreTrainedModel, begins: torch.Tensor) -> Layout:
     return {"position_ids": positions, "attention_mask": attention_mask(model, visible[:, None], positions)}
 
 
-def attention_mask(model: Model, visible: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+def attention_mask(model: Model, visible: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor | None]:
     """What every layer, or every type of layer, adds to its attention scores, so that each token attends to what it may.
 
     ``visible`` is bool (rows, 1, from, to), ``positions`` (rows, tokens). transformers takes a mask of four axes as it
@@ -112,6 +112,8 @@ def attention_mask(model: Model, visible: torch.Tensor, positions: torch.Tensor)
     full = additive(visible)
     windowed = full if window is None else additive(visible & (distances < window))
     # A decoder with layers of several types takes a mask for each.
-    if "layer_types" in spec_for(model.config.model_type).layer_lists:
-        return {"full_attention": full, "sliding_attention": windowed}
-    return windowed
+    spec = spec_for(model.config.model_type)
+    if "layer_types" not in spec.layer_lists:
+        return windowed
+    masks: dict[str, torch.Tensor | None] = {"full_attention": full, "sliding_attention": windowed}
+    return masks if spec.recurrence is None else {**masks, spec.recurrence.kind: None}

@@ -26,8 +26,12 @@ BATCH_TOKENS = 4096
 
 
 def layers_of(config: PreTrainedConfig, spec: ArchitectureSpec) -> nn.ModuleList:
-    """The decoder layers of an empty model."""
-    return cast(nn.ModuleList, checkpoint.empty_model(config, torch.float32).get_submodule(spec.layers))
+    """The decoder layers of an empty model, each giving its hidden states alone."""
+    layers = cast(nn.ModuleList, checkpoint.empty_model(config, torch.float32).get_submodule(spec.layers))
+    if spec.returns_tuple:
+        for layer in layers:
+            layer.register_forward_hook(lambda _, inputs, output: output[0])
+    return layers
 
 
 @contextmanager
@@ -46,15 +50,17 @@ def filled(module: nn.Module, tensors: Mapping[str, Tensor], device: torch.devic
 class _CallRecorder(nn.Module):
     """In a decoder layer's place: hands its input on, or what it is told to, and keeps what it was called with."""
 
-    def __init__(self) -> None:
+    def __init__(self, returns_tuple: bool) -> None:
         super().__init__()
+        self.returns_tuple = returns_tuple
         self.call: Call = (), {}
         self.answer: Tensor | None = None
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The answer, or the input."""
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, None]:
+        """The answer, or the input, as a layer gives it."""
         self.hidden, self.call = hidden, (args, kwargs)
-        return hidden if self.answer is None else self.answer
+        given = hidden if self.answer is None else self.answer
+        return (given, None) if self.returns_tuple else given
 
 
 @contextmanager
@@ -64,7 +70,7 @@ def around_layers(
     """Inside, the decoder with recorders in its layers' places; ``stored`` has the weights outside the layers by name."""
     model = checkpoint.empty_model(config, torch.float32)
     owner, _, attribute = spec.layers.rpartition(".")
-    recorders = [_CallRecorder() for _ in range(config.num_hidden_layers)]
+    recorders = [_CallRecorder(spec.returns_tuple) for _ in range(config.num_hidden_layers)]
     setattr(model.get_submodule(owner), attribute, nn.ModuleList(recorders))
     prefix, layers = f"{spec.decoder}.", f"{spec.layers}."
     names = [name for name in stored if name.startswith(prefix) and not name.startswith(layers)]

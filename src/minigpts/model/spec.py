@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,17 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Recurrence:
+    """The layers of a hybrid that carry a state along the text instead of attending to it: linear attention, convolution, Mamba.
+
+    No mask reaches them, so whatever is to be computed by itself needs a row of its own, padded on the right.
+    """
+
+    kind: str  # what config's `layer_types` calls them
+    module: str  # what stands in attention's place there
+
+
+@dataclass(frozen=True)
 class ArchitectureSpec:
     """Names in one family of decoder-only models, as stock transformers spells them.
 
@@ -49,7 +60,9 @@ class ArchitectureSpec:
     # stock class derives head_dim from hidden_size, so that no head can go.
     attention_in: tuple[str, ...] = ()
     experts: Experts | None = None  # of a mixture
+    recurrence: Recurrence | None = None  # of a hybrid, some of whose layers have no attention
     mlp_in_blocks: int = 1  # 2: one fused layer, whose outputs are [gate | up]
+    returns_tuple: bool = False  # a layer gives (hidden states, attention weights)
     transposed: bool = False  # linear layers are Conv1D: weights are (in_features, out_features), not (out, in)
     width_field: str = "intermediate_size"  # config field of the MLP width
     mlp_bias_field: str | None = None  # config switch that gives every MLP projection a bias, where the family has one
@@ -60,9 +73,11 @@ class ArchitectureSpec:
     head_switches: tuple[str, ...] = ()  # config switches under which no head can go after all
     depth_switches: tuple[str, ...] = ()  # config switches under which what a layer computes depends on its number
     assumes: Mapping[str, Any] = field(default_factory=dict)  # config field: the one value under which all this is so
+    # Config fields of which the class would derive the width or the kinds of layers, and the value under which it doesn't.
+    derives: Mapping[str, Any] = field(default_factory=dict)
     # What transformers 4 calls the lm_head, and hence the file: transformers 5 renames it when it loads.
     older_lm_head: str | None = None
-    # What transformers 4 calls a key of `rope_parameters` in config.json itself.
+    # What transformers 4 calls a key of `rope_parameters` in config.json itself; empty for a family that it doesn't know.
     older_rope_fields: Mapping[str, str] = field(
         default_factory=lambda: {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
     )
@@ -83,6 +98,16 @@ class ArchitectureSpec:
     def is_transposed(self, name: str, shape: Sequence[int]) -> bool:
         """Whether a tensor of the weights file is a linear layer's weight that lies as (in_features, out_features)."""
         return self.transposed and len(shape) == 2 and name.startswith(f"{self.layers}.")
+
+    @property
+    def mixers(self) -> tuple[str, ...]:
+        """The modules of a layer that mix tokens: attention, and what a hybrid's other layers have in its place."""
+        attention = self.attention_out.rpartition(".")[0]
+        return (attention,) if self.recurrence is None else (attention, self.recurrence.module)
+
+    def attends(self, names: Container[str], index: int) -> bool:
+        """Whether layer ``index`` of the weights file with tensors ``names`` has attention."""
+        return self.recurrence is None or f"{self.layer(index, self.attention_out)}.weight" in names
 
     @property
     def stored_lm_head(self) -> str:

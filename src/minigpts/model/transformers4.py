@@ -23,6 +23,7 @@ def both_spellings(fields: Mapping[str, Any], spec: ArchitectureSpec) -> dict[st
     both["torch_dtype"] = both["dtype"]
     if both.get("rope_parameters"):
         both["rope_parameters"].pop("type", None)  # that 5 keeps of the older spelling, beside its own rope_type
+    if both.get("rope_parameters") and spec.older_rope_fields:
         both |= _older_rope(copy.deepcopy(both["rope_parameters"]), spec)
     return both
 

@@ -49,14 +49,15 @@ def taylor_sums(model: PreTrainedModel, spec: ArchitectureSpec, tokens: Tensor) 
 
     Several processes share the work as they share :func:`minigpts.profiling.recorder.profile`'s.
     """
-    sums, watched = Sums(), list[TaylorSums]()
+    sums, watched, modules = Sums(), list[TaylorSums](), dict(model.named_modules())
     for index in range(model.config.num_hidden_layers):
         if spec.mlp_out:
             mlp_out = model.get_submodule(spec.layer(index, spec.mlp_out))
             width = mlp_out.weight.shape[spec.input_axis]
             watched.append(TaylorSums(mlp_name(index, "taylor_sum"), width, mlp_out, sums))
-        attention_out = model.get_submodule(spec.layer(index, spec.attention_out))
-        watched.append(TaylorSums(heads_name(index, "taylor_sum"), model.config.num_attention_heads, attention_out, sums))
+        attention_out = modules.get(spec.layer(index, spec.attention_out))
+        if attention_out is not None:
+            watched.append(TaylorSums(heads_name(index, "taylor_sum"), model.config.num_attention_heads, attention_out, sums))
 
     batches = blocks(tokens)
     bar = tqdm(total=sum(batch.numel() for batch in ranks.share(batches)), desc="gradients", unit="token")

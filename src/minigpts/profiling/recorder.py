@@ -171,13 +171,14 @@ class Recorder:
         self.handles = []
         layers = cast(nn.ModuleList, model.get_submodule(spec.layers))
         for index, layer in enumerate(layers):
+            modules = dict(layer.named_modules())
             if spec.mlp_out:
                 mlp_out = model.get_submodule(spec.layer(index, spec.mlp_out))
                 self.handles.append(mlp_out.register_forward_pre_hook(self._neuron_hook(index)))
-            if spec.experts is not None and (experts := dict(layer.named_modules()).get(spec.experts.module)) is not None:
+            if spec.experts is not None and (experts := modules.get(spec.experts.module)) is not None:
                 self.handles.append(experts.register_forward_pre_hook(self._expert_hook(index)))
-            attention_out = model.get_submodule(spec.layer(index, spec.attention_out))
-            self.handles.append(attention_out.register_forward_pre_hook(self._head_hook(index)))
+            if (attention_out := modules.get(spec.attention_out)) is not None:
+                self.handles.append(attention_out.register_forward_pre_hook(self._head_hook(index)))
             self.handles.append(layer.register_forward_hook(self._block_hook(index), with_kwargs=True))
         if all_linear:
             for name, module in layers.named_modules(prefix=spec.layers):
@@ -205,8 +206,6 @@ class Recorder:
             heads = as_rows(inputs[0]).unflatten(1, (self.num_heads, -1))  # (tokens, num_heads, head_dim)
             squares = torch.linalg.vector_norm(heads, dim=-1).square_().sum(0, dtype=torch.float64)
             self.sums.add((heads_name(index, "square_sum"),), squares[None])
-            if index == 0:  # every layer sees the same tokens
-                self.sums.add((COUNT,), torch.tensor([len(heads)]))
 
         return hook
 
@@ -215,6 +214,8 @@ class Recorder:
             entering = inputs[0] if inputs else named["hidden_states"]
             leaving = output if isinstance(output, Tensor) else output[0]
             self.sums.add((cosine_name(index),), cosine_sum(entering, leaving)[None])
+            if index == 0:  # every layer sees the same tokens
+                self.sums.add((COUNT,), torch.tensor([entering[..., 0].numel()]))
 
         return hook
 

@@ -15,7 +15,8 @@ Sums over the calibration tokens are stored, not scores, so that a new criterion
 * ``layers.{i}.mlp.taylor_sum``: Σ (∂L/∂a · a)², nats², float64 (intermediate_size,);
 * ``layers.{i}.heads.taylor_sum``: Σ (Σ_c ∂L/∂o_c · o_c)² over a head's channels c, nats², float64 (num_attention_heads,).
 
-A layer of a mixture has the sums of an MLP only where there is one beside its experts.
+A layer of a mixture has the sums of an MLP only where there is one beside its experts, one of a hybrid those of heads only where
+it has attention.
 
 No torch here: the arrays are whatever the file was read as, torch's or numpy's.
 """
@@ -95,8 +96,8 @@ class Statistics(Generic[Array]):
         return len(self.sums.get(experts_name(index, "routed"), ()))
 
     def num_heads(self, index: int) -> int:
-        """Attention heads of a layer."""
-        return len(self.sums[heads_name(index, "square_sum")])
+        """Attention heads of a layer; 0 where it has no attention."""
+        return len(self.sums.get(heads_name(index, "square_sum"), ()))
 
     def mean_abs(self, index: int) -> Array:
         """m_j = (1/n) Σ_t |a_j,t|: the normalized L1 norm of every neuron, Eq. 1 of arXiv 2312.12682. (I,)"""

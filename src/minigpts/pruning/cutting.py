@@ -43,7 +43,8 @@ class Parent:
         if found.num_layers != num_layers:
             raise UserError("the activation statistics don't fit this model's layers; run profile_activations again")
         for index in range(num_layers):
-            expected = (self._width(index), num_heads, self._num_experts(index))
+            heads_here = num_heads if self.spec.attends(self.stored.shapes, index) else 0
+            expected = (self._width(index), heads_here, self._num_experts(index))
             if (found.width(index), found.num_heads(index), found.num_experts(index)) != expected:
                 raise UserError(f"the activation statistics don't fit layer {index} of this model; run profile_activations again")
 
@@ -83,7 +84,7 @@ def choose(parent: Parent, decision: Decision) -> Cut:
     _require_possible(parent.config, spec, decision)
     num_layers, attention = parent.config.num_hidden_layers, AttentionShape.of(parent.config)
     layer_scores = layers.scores(statistics)
-    kept_layers = layers.kept(layer_scores, decision.num_removed_layers)
+    kept_layers = layers.kept(layer_scores, decision.num_removed_layers, layers.kinds(spec, stored.shapes, num_layers))
     found = neurons.scores(stored, spec, statistics, settings.criterion, settings.seed)
     marked = {} if settings.linear_threshold is None else linear.marks(statistics, settings.linear_threshold)
     if isinstance(decision, ByPlan):
@@ -165,6 +166,9 @@ def shrunk_config(parent: PreTrainedConfig, spec: ArchitectureSpec, cut: Cut, *,
     layers.set_layers(config, spec, [layer.index for layer in cut.layers])
     neurons.set_widths(config, spec, [len(layer.neurons) for layer in cut.layers])
     experts.set_experts(config, spec, experts.num_experts(config, spec) - cut.decision.num_removed_experts)
+    for name, value in spec.derives.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
     if with_biases and spec.mlp_bias_field is not None:
         setattr(config, spec.mlp_bias_field, True)
     return config

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,11 +24,25 @@ def scores(statistics: Statistics[Tensor]) -> Tensor:
     return torch.stack([statistics.block_influence(index) for index in range(statistics.num_layers)])
 
 
-def kept(layer_scores: Tensor, num_removed: int) -> list[int]:
-    """The layers left when the ``num_removed`` lowest scores are removed, in order. Raises UserError when none would be."""
-    if num_removed >= len(layer_scores):
-        raise UserError(f"params.yaml: prune_neurons.layers is {num_removed}, but the model has {len(layer_scores)} layers")
-    (staying,) = keep_highest([layer_scores], [len(layer_scores) - num_removed])
+def kinds(spec: ArchitectureSpec, names: Container[str], num_layers: int) -> list[bool]:
+    """Whether each layer of the weights file with tensors ``names`` has attention: all of them, but in a hybrid."""
+    return [spec.attends(names, index) for index in range(num_layers)]
+
+
+def kept(layer_scores: Tensor, num_removed: int, kinds: Sequence[bool]) -> list[int]:
+    """The layers left when the ``num_removed`` lowest scores are removed, in order; the highest of each kind stays.
+
+    A hybrid without attention, or without recurrence, is none that its class or its cache can hold. Raises UserError when fewer
+    layers than kinds would be left.
+    """
+    rule = f"params.yaml: prune_neurons.layers is {num_removed}, but the model has {len(layer_scores)} layers"
+    if len(layer_scores) - num_removed < len(set(kinds)):
+        raise UserError(rule if len(set(kinds)) == 1 else f"{rule} of {len(set(kinds))} kinds, and one of each must stay")
+    ranks = layer_scores.clone()
+    for kind in set(kinds):
+        of_kind = torch.tensor([index for index, other in enumerate(kinds) if other == kind])
+        ranks[of_kind[layer_scores[of_kind].argmax()]] = math.inf
+    (staying,) = keep_highest([ranks], [len(layer_scores) - num_removed])
     return staying.tolist()
 
 

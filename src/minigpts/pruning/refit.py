@@ -85,15 +85,20 @@ def least_squares(
     children = layers_of(child, spec)
     parent_stream, calls = first_hidden_states(parent, spec, stored, tokens)
     child_stream = list(parent_stream)
-    first = next((cut for cut in cuts if len(cut.experts)), cuts[0])
-    with filled(parents[first.index], as_in_model(stored.under(f"{spec.layers}.{first.index}"), spec), where) as layer:
-        direct = _writes_directly(layer, spec, _block(spec, first), parent_stream[0], calls[0][first.index])
+    directly: dict[tuple[bool, str], dict[str, bool]] = {}  # by whether a layer attends, as norms may lie elsewhere, and its block
 
-    def advance_parent(index: int, caught: Sequence[str] = ()) -> dict[str, list[Tensor]]:
+    def advance_parent(
+        index: int, block: str = "", refitted: Sequence[str] = ()
+    ) -> tuple[dict[str, list[Tensor]], dict[str, bool]]:
+        layer_calls, kind = [batch[index] for batch in calls], (spec.attends(stored.shapes, index), block)
         with filled(parents[index], as_in_model(stored.under(f"{spec.layers}.{index}"), spec), where) as layer:
-            targets = _advance_parent(layer, caught, parent_stream, [batch[index] for batch in calls], direct)
+            if refitted and kind not in directly:
+                directly[kind] = _writes_directly(layer, spec, block, parent_stream[0], layer_calls[0])
+            direct = directly.get(kind, {})
+            caught = [module for module in refitted if module != block or not direct[module]]
+            targets = _advance_parent(layer, caught, parent_stream, layer_calls, direct)
         bar.update()
-        return targets
+        return targets, direct
 
     with tqdm(total=len(parents), desc="refit", unit="layer") as bar:
         for index in range(cuts[0].index):  # layers removed in front of all that remain
@@ -103,11 +108,10 @@ def least_squares(
             block = _block(spec, cut)
             modules = [spec.attention_out] if len(cut.groups) < attention.num_groups else []
             modules += [block] if block else []
-            caught = [module for module in modules if module != block or not direct[block]]
-            targets = advance_parent(cut.index, caught)
+            targets, direct = advance_parent(cut.index, block, modules)
             for index in range(cut.index + 1, end):  # layers removed behind this one
                 advance_parent(index)
-            if block and direct[block]:
+            if direct.get(block):
                 targets[block] = list(parent_stream)  # where the next remaining layer begins
             layer_calls = [batch[cut.index] for batch in calls]
             tensors, changed = _sliced(stored, spec, cut, attention)
@@ -166,21 +170,23 @@ def _writes_directly(layer: nn.Module, spec: ArchitectureSpec, block: str, hidde
     if not block:
         return {spec.attention_out: False}
     args, kwargs = call
+    modules = {name: module for name, module in layer.named_modules() if name in (spec.attention_out, block)}
     given: dict[str, Tensor] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda _, inputs, output: given.__setitem__(name, output.view_as(hidden))
 
     with ExitStack() as hooks:
-        for module in (spec.attention_out, block):
-            hooks.enter_context(hooked(layer.get_submodule(module), note(module)))
+        for name, module in modules.items():
+            hooks.enter_context(hooked(module, note(name)))
         whole = layer(hidden, *args, **kwargs)
     without, _ = _without_block(layer, block, hidden, call)
+    before = {spec.attention_out: (hidden, without), block: (without, whole)}
     slack = 1e-3 * float(whole.std())
     return {
-        spec.attention_out: bool(spec.mlp_out)
-        and torch.allclose(hidden + given[spec.attention_out], without, rtol=1e-3, atol=slack),
-        block: torch.allclose(without + given[block], whole, rtol=1e-3, atol=slack),
+        name: (name == block or bool(spec.mlp_out))
+        and torch.allclose(before[name][0] + written, before[name][1], rtol=1e-3, atol=slack)
+        for name, written in given.items()
     }
 
 

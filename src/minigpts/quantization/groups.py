@@ -61,6 +61,6 @@ def formats_of(model_type: str, shapes: Shapes, wanted: Mapping[str, str]) -> di
 
 def _attention_group(spec: ArchitectureSpec, below: str) -> str | None:
     """The group of a linear layer of the attention: queries and keys, or values and what reads the heads. Norms have none."""
-    if not below.startswith(f"{spec.attention_out.rpartition('.')[0]}.") or below.endswith("norm"):
+    if not below.startswith(tuple(f"{mixer}." for mixer in spec.mixers)) or below.endswith("norm"):
         return None
     return QUERY_KEY if below.endswith((".q_proj", ".k_proj")) else VALUE_OUTPUT

@@ -47,5 +47,4 @@ def _part(name: str, spec: ArchitectureSpec) -> str:
         or expert_part(spec, module) is not None
     ):
         return MLP
-    # The queries, keys and values are siblings of the projection that reads the heads.
-    return ATTENTION if module.startswith(f"{spec.attention_out.rpartition('.')[0]}.") else OTHER
+    return ATTENTION if module.startswith(tuple(f"{mixer}." for mixer in spec.mixers)) else OTHER

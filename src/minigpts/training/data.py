@@ -1,12 +1,13 @@
 """The training text as rows of whole documents in a fixed order, so that any step's batch is known without those before it.
 
 A row holds as many documents as it takes (:func:`minigpts.model.packing.pack_documents`), and each is computed as if by itself
-(:func:`minigpts.model.forward.document_mask`): its positions start at 0 and it sees no other.
+(:func:`minigpts.model.forward.document_mask`): its positions start at 0 and it sees no other. A hybrid's recurrent layers would
+carry their state from one document into the next, so for those families a batch is laid out anew, a document a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,3 +132,19 @@ def collate(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     general = labels[:, 0] == GENERAL
     begins = (labels == IGNORED) | (labels == GENERAL)
     return {"input_ids": ids, "labels": labels.where(labels >= 0, IGNORED), "begins": begins, "general": general}
+
+
+def one_document_a_row(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch of :func:`collate` with the same targets, as many rows as documents, and padding on the right alone."""
+    (starts,) = batch["begins"].flatten().nonzero(as_tuple=True)  # every token of padding is one, too
+    lengths = torch.diff(starts, append=starts.new_tensor([batch["begins"].numel()]))
+    starts, lengths = starts[lengths > 1], lengths[lengths > 1]
+    places = torch.arange(int(lengths.max()), device=starts.device)
+    padding = places >= lengths[:, None]
+    index = torch.where(padding, 0, places) + starts[:, None]
+    return {
+        "input_ids": batch["input_ids"].flatten()[index],
+        "labels": batch["labels"].flatten()[index].masked_fill(padding, IGNORED),
+        "begins": padding | (places == 0),
+        "general": batch["general"][starts // batch["begins"].shape[1]],
+    }

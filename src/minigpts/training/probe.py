@@ -29,7 +29,7 @@ from minigpts.training.data import PackedSequences, collate
 from minigpts.training.distillation import Teacher
 from minigpts.training.recipe import Recipe
 from minigpts.training.sharded import Plain
-from minigpts.training.trainer import FusedTrainer, Validation, deterministic, set_trainable, training_arguments
+from minigpts.training.trainer import FusedTrainer, Validation, deterministic, is_recurrent, set_trainable, training_arguments
 
 # All of these hold on children of SmolLM2-135M and Gemma-3-270M (docs/experiments/second_parent.md).
 START = 1e-3  # the first rate tried, in units of the weights' root mean square
@@ -166,7 +166,7 @@ def train(
     ``state`` is a folder that the Trainer may use.
     """
     with deterministic():
-        arguments = training_arguments(recipe, runtime, steps, state)
+        arguments = training_arguments(recipe, runtime, steps, state, recurrent=is_recurrent(model))
         data = PackedSequences(sequences, steps * recipe.batch_size, recipe.seed)
         trainer = FusedTrainer(model, arguments, data_collator=collate, train_dataset=data)
         trainer.teacher = None if teacher is None else teacher.to(arguments.device)

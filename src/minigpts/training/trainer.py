@@ -27,13 +27,14 @@ from minigpts import ranks
 from minigpts.errors import UserError
 from minigpts.evaluation import language_modeling, multiple_choice
 from minigpts.model.chat_template import ChatTemplate
+from minigpts.model.families import spec_for
 from minigpts.model.forward import document_mask
 from minigpts.model.loss import fused_loss
 from minigpts.model.packing import Spans
 from minigpts.model.weights import read_tensors, write_tensors
 from minigpts.params import Runtime
 from minigpts.training import lora, resuming
-from minigpts.training.data import PackedSequences, collate
+from minigpts.training.data import PackedSequences, collate, one_document_a_row
 from minigpts.training.distillation import Teacher
 from minigpts.training.recipe import FALL, Evaluation, Parent, Recipe, best, stop_reason, worse_than_before
 from minigpts.training.sharded import Plain
@@ -89,7 +90,7 @@ def recover(
     set_trainable(model, recipe)
     with deterministic():
         steps = recipe.steps(len(sequences) * recipe.sequence_length)
-        arguments = training_arguments(recipe, runtime, steps, state)
+        arguments = training_arguments(recipe, runtime, steps, state, recurrent=is_recurrent(model))
         trainer = _RecoveryTrainer(model, arguments, sequences, validation, recipe, runtime, dtype, teacher, guarded)
         resumed = resuming.newest_checkpoint(state)
         if resumed is None:
@@ -112,9 +113,10 @@ def set_trainable(model: PreTrainedModel, recipe: Recipe) -> None:
             module.requires_grad_(False)
 
 
-def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path) -> TrainingArguments:
+def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path, *, recurrent: bool = False) -> TrainingArguments:
     """The recipe in the Trainer's terms, shared among the processes, in batches this machine can hold.
 
+    ``recurrent`` models take one packed row at once: its documents pad one another little, those of several rows much.
     Raises UserError when a step's sequences can't be shared evenly.
     """
     if recipe.batch_size % ranks.count():
@@ -123,7 +125,7 @@ def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path
             " runtime.launcher; set a multiple of them, or runtime.launcher: null"
         )
     sequences = recipe.batch_size // ranks.count()
-    at_once = max(part for part in range(1, sequences + 1) if sequences % part == 0 and _fits(part, recipe, runtime))
+    at_once = max(part for part in range(1, sequences + 1) if sequences % part == 0 and _fits(part, recipe, runtime, recurrent))
     arguments = TrainingArguments(
         output_dir=str(state),
         max_steps=steps,
@@ -152,8 +154,13 @@ def training_arguments(recipe: Recipe, runtime: Runtime, steps: int, state: Path
     return arguments
 
 
-def _fits(sequences: int, recipe: Recipe, runtime: Runtime) -> bool:
-    return sequences == 1 or sequences * recipe.sequence_length <= runtime.batch_tokens
+def _fits(sequences: int, recipe: Recipe, runtime: Runtime, recurrent: bool) -> bool:
+    return sequences == 1 or (not recurrent and sequences * recipe.sequence_length <= runtime.batch_tokens)
+
+
+def is_recurrent(model: PreTrainedModel) -> bool:
+    """Whether some layers carry a state from one token to the next, so that documents need rows of their own."""
+    return spec_for(model.config.model_type).recurrence is not None
 
 
 def has_bf16() -> bool:
@@ -187,8 +194,9 @@ class FusedTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, by another way."""
-        begins, general = inputs["begins"], inputs["general"]
-        inputs = {name: inputs[name] for name in ("input_ids", "labels")}
+        batch = one_document_a_row(inputs) if is_recurrent(self.model) else inputs
+        begins, general = batch["begins"], batch["general"]
+        inputs = {name: batch[name] for name in ("input_ids", "labels")}
         layout, soft = document_mask(self.model, begins), None
         if self.teacher is not None:
             with self.accelerator.autocast():

@@ -32,6 +32,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # of each kind: grouped, fused, multi-h
     "opt": {},
     "gpt2": {},
     "gemma2": {"num_hidden_layers": 4},
+    "lfm2": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]},
 }
 
 
@@ -113,7 +114,7 @@ def test_formats_that_no_row_can_hold_are_refused(tmp_path: Path):
     ):
         project.plan({"target_megabytes": 0.1})
     opt = Project(tmp_path / "opt", "opt")
-    with pytest.raises(UserError, match=r"llama\.cpp has no architecture for opt"):
+    with pytest.raises(UserError, match=r"no architecture of llama\.cpp is declared for opt"):
         opt.plan({"target_megabytes": 0.1})
 
 

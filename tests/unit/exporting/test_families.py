@@ -11,6 +11,7 @@ from minigpts.errors import UserError
 from minigpts.exporting import gguf_file
 from minigpts.exporting.tokenizer_section import tokenizer_section
 from minigpts.gguf_layout import read_back
+from minigpts.gguf_layout.architectures import ARCHITECTURES
 from minigpts.model import checkpoint
 from minigpts.model.families import spec_for
 from minigpts.model.weights import StoredWeights
@@ -48,6 +49,17 @@ VARIANTS = {
         rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
     ),
     "linear rope": ("llama", rope("linear", factor=4.0)),
+    **{
+        f"qwen3_5_text of equal heads{name}": (
+            "qwen3_5_text",
+            {"linear_num_value_heads": 2, "linear_key_head_dim": 32, "linear_value_head_dim": 32, **changes},
+        )
+        for name, changes in {"": {}, ", tied": {"tie_word_embeddings": True}}.items()
+    },
+    "lfm2 untied, of a derived width": (
+        "lfm2",
+        {**tiny.VARIANTS["lfm2 untied, biased, of a derived width"][1], "conv_bias": False},
+    ),
     "yarn": ("qwen2", {"use_sliding_window": False, "rope_parameters": YARN}),
     "smollm3 of nothing but rotary layers": ("smollm3", {"no_rope_layers": [1, 1, 1], "use_sliding_window": False}),
     "nemotron of heads as wide as the hidden size": ("nemotron", {"head_dim": 10, **rope("default", partial_rotary_factor=0.4)}),
@@ -61,26 +73,21 @@ VARIANTS = {
     "gemma2 of irregular windows": ("gemma2", {"layer_types": ["sliding_attention", "full_attention", "full_attention"]}),
 }
 REFUSED = {
-    "opt": "llama.cpp has no architecture for opt",
-    "opt 350m": "llama.cpp has no architecture for opt",
-    "opt untied, unbiased": "llama.cpp has no architecture for opt",
     "qwen3 tied, biased, windowed": "can't hold attention_bias: True",
     "gpt_neox tied, in sequence": "can't hold attention_bias: False",
     **{
-        variant: f"llama.cpp has no architecture for {family}"
-        for variant, (family, _) in tiny.MIXTURE_VARIANTS.items()
-        if family in ("flex_olmo", "glm4_moe", "gpt_oss", "phimoe")
+        variant: f"no architecture of llama.cpp is declared for {family}"
+        for variant, (family, _) in {**tiny.VARIANTS, **tiny.MIXTURE_VARIANTS}.items()
+        if family not in ARCHITECTURES
     },
+    "qwen3_5_text": "can't hold linear_num_key_heads: 2 with linear_num_value_heads: 4",
+    "qwen3_5_text tied, biased": "can't hold attention_bias: True",
     "qwen3_moe tied, a layer dense": r"can't hold mlp_only_layers: \[1\]",
     "qwen2_moe tied, gates summing to one": "can't hold norm_topk_prob: True",
     "olmoe, gates summing to one": "can't hold norm_topk_prob: True",
     "gemma2 untied": "has no place for an untied lm_head",
     "gemma untied": "has no place for an untied lm_head",
-    **{
-        name: f"llama.cpp has no architecture for {family}"
-        for name, (family, _) in tiny.VARIANTS.items()
-        if family in ("vaultgemma", "nanochat", "persimmon", "helium", "doge", "granite_swa", "hyperclovax")
-    },
+    "lfm2 untied, biased, of a derived width": "can't hold conv_bias: True",
     "smollm3": "has no rotary embedding in every 4th layer and one in the others",
     "smollm3 untied, biased": "can't hold attention_bias: True",
     "seed_oss tied, biased": "can't hold attention_out_bias: True",
@@ -153,8 +160,10 @@ def test_reads_back_as_the_checkpoint(tmp_path, variant, dtype):
     found = dict(read_back.DequantizedWeights(path, config, stored.shapes))
     assert found.keys() == stored.keys()
     for name, tensor in stored.items():
-        plus_one = config.model_type.startswith(("gemma", "nemotron"))
-        if plus_one and tensor.dim() == 1 and dtype == torch.float32:  # rounded where 1 was added
+        plus_one = config.model_type.startswith(("gemma", "nemotron", "qwen3_5"))
+        if name.endswith("A_log"):
+            torch.testing.assert_close(found[name].to(dtype), tensor, rtol=0, atol=1.2e-7 if dtype == torch.float32 else 0)
+        elif plus_one and tensor.dim() == 1 and dtype == torch.float32:  # rounded where 1 was added
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=1.2e-7)
         else:
             assert torch.equal(found[name].to(dtype), tensor), name

@@ -196,12 +196,13 @@ def test_statistics_are_those_of_the_modules(family: Family):
     expected = {"count": torch.tensor(ids.numel())}
     for index in range(3):
         name = family.spec.layer(index, family.spec.mlp_out)
-        neurons, heads = inputs[name], inputs[family.spec.layer(index, family.spec.attention_out)]
+        neurons, heads = inputs[name], inputs.get(family.spec.layer(index, family.spec.attention_out))
         expected[f"layers.{index}.mlp.abs_sum"] = neurons.abs().sum(0)
         expected[f"layers.{index}.mlp.sum"] = neurons.sum(0)
         expected[f"layers.{index}.mlp.square_sum"] = neurons.square().sum(0)
         num_heads = family.config.num_attention_heads
-        expected[f"layers.{index}.heads.square_sum"] = heads.view(len(heads), num_heads, -1).square().sum((0, 2))
+        if heads is not None:  # a hybrid's other layers have none
+            expected[f"layers.{index}.heads.square_sum"] = heads.view(len(heads), num_heads, -1).square().sum((0, 2))
         block = f"{family.spec.layers}.{index}"
         expected[f"layers.{index}.block.cosine_sum"] = nn.functional.cosine_similarity(inputs[block], outputs[block]).sum()
     for name, (_, bias) in _linears(family.model, family.spec.layers).items():
@@ -478,15 +479,23 @@ def _masked(family: Family, folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         for index, kept in enumerate(_kept(family, folder)):
             layer = family.model.get_submodule(f"{family.spec.layers}.{index}")
-            mlp_out, attention_out = (family.module(index, name) for name in (family.spec.mlp_out, family.spec.attention_out))
+            mlp_out, attention_out = (
+                family.module(index, family.spec.mlp_out),
+                dict(layer.named_modules()).get(family.spec.attention_out),
+            )
             if kept is None:
-                hand_on = lambda _, args, kwargs, output: args[0] if args else kwargs["hidden_states"]  # noqa: E731
+
+                def hand_on(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+                    entering = args[0] if args else kwargs["hidden_states"]
+                    return entering if isinstance(output, Tensor) else (entering, *output[1:])
+
                 stack.callback(layer.register_forward_hook(hand_on, with_kwargs=True).remove)
                 continue
             neurons, groups = kept
-            features = torch.arange(_in_features(attention_out)).view(_num_groups(family), -1)[groups].flatten()
             stack.callback(mlp_out.register_forward_pre_hook(zero_all_but(torch.tensor(neurons))).remove)
-            stack.callback(attention_out.register_forward_pre_hook(zero_all_but(features)).remove)
+            if attention_out is not None:
+                features = torch.arange(_in_features(attention_out)).view(_num_groups(family), -1)[groups].flatten()
+                stack.callback(attention_out.register_forward_pre_hook(zero_all_but(features)).remove)
         yield
 
 
@@ -520,9 +529,12 @@ def _parameters_that_went(family: Family, folder: Path) -> int:
         makers = [family.module(index, name) for name in family.spec.mlp_in]
         a_neuron = hidden_size * (1 + len(makers) * family.spec.mlp_in_blocks)
         a_neuron += sum(maker.bias is not None for maker in makers) * family.spec.mlp_in_blocks
+        total += (77 - len(neurons)) * a_neuron
+        if len(groups) == _num_groups(family):
+            continue
         read = _in_features(family.module(index, family.spec.attention_out)) // _num_groups(family)  # of a group
         head_dim = read * _num_groups(family) // family.config.num_attention_heads
         biased = any(family.module(index, name).bias is not None for name in family.spec.attention_in)
         a_group = hidden_size * read + (hidden_size + biased) * (read + 2 * head_dim)
-        total += (77 - len(neurons)) * a_neuron + (_num_groups(family) - len(groups)) * a_group
+        total += (_num_groups(family) - len(groups)) * a_group
     return total

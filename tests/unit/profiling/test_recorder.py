@@ -85,7 +85,9 @@ def test_runtime_batch_tokens_does_not_show_in_any_bit(tmp_path: Path, family: s
 def test_gradients_of_what_cannot_be_held_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tiny.write_checkpoint(tmp_path / "model")
     settings = {"profile": {"sequence_length": 32, "all_linear": False, "gradient_tokens": 640}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**settings, "runtime": {"batch_tokens": 96, "num_threads": 1, "launcher": None}}))
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({**settings, "runtime": {"batch_tokens": 96, "num_threads": 1, "launcher": None}})
+    )
     paths = {"model": folder, "text": tmp_path / "none.parquet", "out": tmp_path / "out", "params": tmp_path / "params.yaml"}
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
     with pytest.raises(UserError, match=r"^going backwards needs at least .*; set profile\.gradient_tokens to 0"):

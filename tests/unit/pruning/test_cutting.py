@@ -57,7 +57,7 @@ class Parent:
         parent, params = self.parent, replace(PARAMS, **changes)
         if removed_share is None:
             return cutting.choose(parent, ByThreshold(params, threshold))
-        kept = layers.kept(layers.scores(parent.statistics), params.layers)
+        kept = layers.kept(layers.scores(parent.statistics), params.layers, [True] * parent.config.num_hidden_layers)
         found = neurons.scores(self.stored, self.spec, parent.statistics, params.criterion, seed=0)
         number = len(kept) * round(77 * (1 - removed_share))
         widths = neurons.widths_of_sum(found, kept, number, allocation=params.allocation, multiple_of=1)
@@ -328,3 +328,12 @@ def test_fused_projections_are_cut_in_every_block():
         "self_attn.qkv_proj.weight": [4, 5, 6, 7, 10, 11, 14, 15],
         "self_attn.o_proj.weight": [4, 5, 6, 7],
     }
+
+
+def test_the_highest_layer_of_each_kind_stays():
+    scores, attends = torch.tensor([0.5, 0.1, 0.2, 0.3, 0.4]), [False, True, True, False, False]
+    assert layers.kept(scores, 2, attends) == [0, 2, 4]  # 1 and 3 went: 2 is lower than 3, but the best that attends
+    assert layers.kept(scores, 3, attends) == [0, 2]
+    assert layers.kept(scores, 3, [True] * 5) == [0, 4]
+    with pytest.raises(UserError, match="5 layers of 2 kinds, and one of each must stay"):
+        layers.kept(scores, 4, attends)

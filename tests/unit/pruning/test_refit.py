@@ -38,7 +38,8 @@ def test_every_variant_comes_nearer_to_its_parent(variant: str, layers: tuple[in
     groups = torch.arange(0 if kept or attention.num_groups == 1 else 1, attention.num_groups)
     cuts = [LayerCut(index, torch.arange(0, width, 2), groups) for index in layers]
     child_config = checkpoint.load_config(folder)
-    setattr(child_config, family_spec.width_field, len(cuts[0].neurons))
+    for field, value in {family_spec.width_field: len(cuts[0].neurons), **family_spec.derives}.items():
+        setattr(child_config, field, value)
     set_layers(child_config, family_spec, layers)
     heads.set_heads(child_config, family_spec, attention, len(groups))
     parent = checkpoint.load_model(folder, torch.float32)

@@ -78,7 +78,7 @@ def test_a_smaller_child_needs_less_and_its_parent_the_same():
     assert Prediction(SIZES, replace(WORK, kept=0.5), COSTS, 1).disk() < Prediction(SIZES, WORK, COSTS, 1).disk()
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2"])  # rows of 40, transposed, projected, capped
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2", "lfm2"])  # transposed, projected, capped, convolved
 def test_every_cost_is_measured(tmp_path, family):
     folder = tiny.write_checkpoint(tmp_path / "tiny", family)
     runtime = params.Runtime(batch_tokens=512, num_threads=1, launcher=None)

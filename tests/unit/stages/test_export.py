@@ -203,7 +203,7 @@ def test_a_folder_without_the_one_file_is_one_line(inputs, tmp_path, files, mess
             evaluate_exported.main([*scoring(inputs, "child", "missing"), "--exported", str(tmp_path)])
 
 
-FUSED = ("phi3", "gpt2", "gpt_bigcode", "gpt_neox", "persimmon")  # queries, keys and values in one
+FUSED = ("phi3", "gpt2", "gpt_bigcode", "gpt_neox", "persimmon", "codegen")  # queries, keys and values in one
 
 
 @pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if family != "opt"])

@@ -54,7 +54,7 @@ def _train(cls, folder, scratch, collator, batch_tokens=4096, frozen=False):
     return [row["loss"] for row in trainer.state.log_history if "loss" in row], checkpoint.weights_of(model, torch.float32)
 
 
-@pytest.mark.parametrize(("family", "frozen"), [("llama", False), ("llama", True), ("opt", False)])
+@pytest.mark.parametrize(("family", "frozen"), [("llama", False), ("llama", True), ("opt", False), ("lfm2", False)])
 def test_twenty_steps_give_a_plain_trainers_losses_and_weights(tmp_path, monkeypatch, family, frozen):
     monkeypatch.setattr("minigpts.training.trainer.has_bf16", lambda: False)  # whose rounding would hide a difference
     folder = tiny.write_checkpoint(tmp_path / "model", family)

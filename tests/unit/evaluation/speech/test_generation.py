@@ -51,7 +51,7 @@ def drawn(logits: torch.Tensor, draw: torch.Tensor) -> int:
     return nucleus[-1][1]
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "opt"])  # rotary, windowed, learned positions
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "opt", *tiny.HYBRIDS])  # rotary, windowed, learned, states
 def test_in_a_batch_and_with_a_cache_they_are_those_of_each_alone(family, tmp_path):
     directory = tiny.write_checkpoint(tmp_path / "model", family)
     model, tokenizer = checkpoint.load_model(directory, torch.float32), checkpoint.load_tokenizer(directory)
