@@ -220,9 +220,10 @@ def _write_checkpoint(folder: Path, config: PreTrainedConfig, tokenizer: Tokeniz
     config.save_pretrained(folder)
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    eos = tokenizer.id_to_token(config.eos_token_id)
-    assert eos is not None, "the tokenizer was trained with the model's special tokens"
-    artifacts.write_json(folder / "tokenizer_config.json", tokenizer_settings(config.max_position_embeddings, {"eos_token": eos}))
+    ids = {"bos_token": config.bos_token_id, "eos_token": config.eos_token_id}
+    roles = {role: token for role, number in ids.items() if (token := tokenizer.id_to_token(number)) is not None}
+    assert roles.keys() == ids.keys(), "the tokenizer was trained with the model's special tokens"
+    artifacts.write_json(folder / "tokenizer_config.json", tokenizer_settings(config.max_position_embeddings, roles))
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in AutoModelForCausalLM.from_config(config).named_parameters()}
     total = sum(math.prod(shape) for shape in shapes.values())
