@@ -43,8 +43,8 @@ def filled(module: nn.Module, tensors: Mapping[str, Tensor], device: torch.devic
     module.to(device)  # its buffers
     try:
         yield module
-    finally:
-        module.to("meta")
+    finally:  # tables that no file holds stay
+        module.load_state_dict({name: tensor.to("meta") for name, tensor in module.state_dict().items()}, assign=True)
 
 
 class _CallRecorder(nn.Module):

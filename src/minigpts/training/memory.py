@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING
 
+from minigpts import ranks
 from minigpts.model.device import available_memory, require_memory
 from minigpts.model.families import spec_for
 from minigpts.model.weights import Shapes, num_parameters
@@ -20,8 +20,8 @@ SHARE = "share the weights among more processes (docs/scale.md)"
 
 def require_fit(recipe: Recipe, model_type: str, shapes: Shapes, where: torch.device) -> None:
     """Raise a UserError where the weights, gradients and moments of a checkpoint with ``shapes`` take more than there is, text
-    left out; it names what fits. Processes that torchrun started may share them: of those nothing is asked."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    left out; it names what fits. Several processes may share them: of those nothing is asked."""
+    if ranks.count() > 1:
         return
     spec, total = spec_for(model_type), num_parameters(shapes)
     vocabulary = (f"{spec.embedding}.weight", f"{spec.stored_lm_head}.weight")

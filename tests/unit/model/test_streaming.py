@@ -25,7 +25,19 @@ QUESTIONS = [
 FAMILIES = {
     **{
         name: tiny.VARIANTS[name]
-        for name in ("llama", "gemma2", "gemma3_text", "gpt2", "phi", "opt 350m", "cohere2", "granite_swa")
+        for name in (
+            "llama",
+            "gemma2",
+            "gemma3_text",
+            "gpt2",
+            "phi",
+            "opt 350m",
+            "cohere2",
+            "granite_swa",
+            "gptj",
+            "lfm2",
+            "qwen3_5_text",
+        )
     },
     **{name: tiny.MIXTURE_VARIANTS[name] for name in ("qwen3_moe tied, a layer dense", "gpt_oss")},
     "llama, an uneven child": ("llama", {"intermediate_sizes": [77, 33, 50]}),
