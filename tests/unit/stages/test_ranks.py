@@ -191,9 +191,12 @@ def test_tuning_takes_the_steps_of_one_process_and_goes_on_where_it_was_killed(t
         assert_tuned_alike(tmp_path / number, tmp_path / "one")
     assert files(tmp_path / "killed") == files(tmp_path / "two")
     assert (
-        (tmp_path / "three.error").read_text().startswith("error: params.yaml: finetune.batch_size 4 can't be shared among the 3")
+        (tmp_path / "three.error")
+        .read_text()
+        .strip()
+        .startswith("error: params.yaml: finetune.batch_size 4 can't be shared among the 3")
     )
-    assert (tmp_path / "b.error").read_text() == "\nerror: disk b: full"
+    assert (tmp_path / "b.error").read_text().strip() == "error: disk b: full"
     assert not (tmp_path / "killed.error").exists()  # of which the launcher knows
 
 
