@@ -68,7 +68,11 @@ class Duplicates:
         sketches = np.memmap(self._sketches, np.uint8, "r").reshape(-1, SLOTS)  # of which a few are read
         for band in range(len(self._bands)):
             keys, following = (self._keys((band + number) % len(self._bands))[among] for number in (0, 1))
-            order = np.argsort(keys.astype(np.uint64) << np.uint64(32) | following, kind="stable")
+            pairs = keys.astype(np.uint64)
+            pairs <<= np.uint64(32)
+            pairs |= following
+            order = np.argsort(pairs, kind="stable")
+            del pairs, following
             keys = keys[order]
             for step in range(1, NEIGHBOURS + 1):
                 places = np.flatnonzero(keys[step:] == keys[:-step])

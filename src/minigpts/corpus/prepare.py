@@ -1,7 +1,7 @@
 """Turns a corpus into four splits and their questions.
 
 In this order: remove copies, split by group, remove near duplicates, cap the sizes, check for leaks, count. The corpus is read
-once, onto disk, and its training side once more for the leaks. Memory holds some 300 bytes a document and the held-out splits,
+once, onto disk, and its training side once more for the leaks. Memory holds some 200 bytes a document and the held-out splits,
 which the caps keep small.
 """
 
