@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -183,6 +184,15 @@ class Project:
         self.git("clean", "--quiet", "--force", "inputs")
         if contents(self.folder) != self.committed:
             self.dvc("checkout")
+
+    def clone(self, folder: Path) -> Project:
+        """A colleague's clone of this repository, as git makes it: without the outs and without their cache."""
+        self.git("clone", "--quiet", self.folder.as_posix(), folder.as_posix())
+        clone = copy.copy(self)
+        clone.folder, clone.env = folder, dict(self.env)
+        clone.git("config", "user.name", "Colleague")
+        clone.git("config", "user.email", "colleague@example.org")
+        return clone
 
     def experiment(self, name: str) -> str:
         """The commit of a named experiment; empty while there is none."""

@@ -1,4 +1,4 @@
-"""Finds copies and near duplicates in a corpus of any size, with some 270 bytes a document.
+"""Finds copies and near duplicates in a corpus of any size, with 256 bytes a document on disk and a tenth of that in memory.
 
 Two documents are near duplicates when at least ``NEAR`` of all their runs of ``SHINGLE`` words are common to both (their Jaccard
 index). Copies with three changed words in a hundred are always found, with eight hardly ever. The index is estimated by MinHash
@@ -8,7 +8,9 @@ index). Copies with three changed words in a hundred are always found, with eigh
 
 from __future__ import annotations
 
-from typing import TypeVar
+import tempfile
+from pathlib import Path
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +31,12 @@ _PAIRS = 1 << 16  # compared at once, a matter of memory
 class Duplicates:
     """Takes documents a batch at a time and then finds the copies and near duplicates of earlier ones."""
 
-    def __init__(self) -> None:
-        """Start without documents."""
-        self._lengths: list[NDArray[np.int64]] = []  # of each batch, in words (documents,)
+    def __init__(self, folder: Path) -> None:
+        """``folder``: of the scratch files, which have no name, so that a kill leaves none."""
+        self._long: list[NDArray[np.bool_]] = []  # of each batch, whether a text may be a near duplicate (documents,)
         self._texts: list[NDArray[np.uint64]] = []  # (documents,)
-        self._sketches: list[NDArray[np.uint8]] = []  # (documents, SLOTS)
-        self._bands: list[NDArray[np.uint32]] = []  # (documents, SLOTS / ROWS)
+        self._sketches = _scratch(folder)  # uint8 (documents, SLOTS)
+        self._bands = [_scratch(folder) for _ in range(SLOTS // ROWS)]  # uint32 (documents,) each
 
     def add(self, words: Words) -> None:
         """Add the next documents."""
@@ -44,10 +46,11 @@ class Duplicates:
         signatures = np.array(minima.to_rows(), dtype=np.uint32)
         bands = signatures.view(np.uint64).reshape(len(signatures), SLOTS // ROWS, ROWS // 2)
         keys = bands[:, :, 0] * np.uint64(0x9E3779B97F4A7C15) ^ bands[:, :, 1] * np.uint64(0xC2B2AE3D27D4EB4F)
-        self._lengths.append(np.diff(words.offsets))
+        self._long.append(np.diff(words.offsets) >= SHORTEST)
         self._texts.append(words.texts())
-        self._sketches.append(signatures.astype(np.uint8))
-        self._bands.append((keys >> np.uint64(32)).astype(np.uint32))
+        self._sketches.write(signatures.astype(np.uint8).tobytes())
+        for file, band in zip(self._bands, keys.T, strict=True):
+            file.write((band >> np.uint64(32)).astype(np.uint32).tobytes())
 
     def copies(self) -> NDArray[np.bool_]:
         """Which documents have the same words in the same order as an earlier one, (documents,)."""
@@ -58,12 +61,18 @@ class Duplicates:
 
     def near_duplicates(self, among: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Which of the documents ``among``, sorted, are near duplicates of an earlier one of them, (len(among),)."""
-        sketches, bands, found = _joined(self._sketches), _joined(self._bands), np.zeros(len(among), dtype=np.bool_)
-        long = np.flatnonzero(_joined(self._lengths)[among] >= SHORTEST)
+        found = np.zeros(len(among), dtype=np.bool_)
+        long = np.flatnonzero(_joined(self._long)[among])
         among = among[long]
-        for band in range(bands.shape[1]):
-            keys = bands[among, band].astype(np.uint64)
-            order = np.argsort(keys << np.uint64(32) | bands[among, (band + 1) % bands.shape[1]], kind="stable")
+        self._sketches.flush()
+        sketches = np.memmap(self._sketches, np.uint8, "r").reshape(-1, SLOTS)  # of which a few are read
+        for band in range(len(self._bands)):
+            keys, following = (self._keys((band + number) % len(self._bands))[among] for number in (0, 1))
+            pairs = keys.astype(np.uint64)
+            pairs <<= np.uint64(32)
+            pairs |= following
+            order = np.argsort(pairs, kind="stable")
+            del pairs, following
             keys = keys[order]
             for step in range(1, NEIGHBOURS + 1):
                 places = np.flatnonzero(keys[step:] == keys[:-step])
@@ -75,6 +84,15 @@ class Duplicates:
                     near = (sketches[among[one]] == sketches[among[other]]).mean(axis=1) >= NEAR
                     found[long[np.maximum(one, other)[near]]] = True
         return found
+
+    def _keys(self, band: int) -> NDArray[np.uint32]:
+        """What the documents that meet in a band have in common, (documents,)."""
+        self._bands[band].seek(0)
+        return np.fromfile(self._bands[band], np.uint32)
+
+
+def _scratch(folder: Path) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=folder, prefix=".duplicates.", suffix=".partial")
 
 
 def _joined(parts: list[NDArray[T]]) -> NDArray[T]:

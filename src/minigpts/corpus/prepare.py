@@ -1,7 +1,7 @@
 """Turns a corpus into four splits and their questions.
 
 In this order: remove copies, split by group, remove near duplicates, cap the sizes, check for leaks, count. The corpus is read
-once, onto disk, and its training side once more for the leaks. Memory holds some 300 bytes a document and the held-out splits,
+once, onto disk, and its training side once more for the leaks. Memory holds some 200 bytes a document and the held-out splits,
 which the caps keep small.
 """
 
@@ -31,6 +31,8 @@ from minigpts.errors import UserError
 from minigpts.prefetch import ahead
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from minigpts.corpus.readers.text_files import Render
 
 MINIMUM_BYTES = 500  # of text in each split: less than that measures nothing
@@ -109,7 +111,7 @@ def prepare(corpus: Corpus, settings: Settings, scratch: Path, render: Render | 
     dropped |= {f"{name}_over_cap": len(whole[name]) - len(kept[name]) for name in settings.max_bytes}
     held = iter(store.documents(np.concatenate([kept[name] for name in settings.max_bytes]), total))
     documents = {name: list(islice(held, len(kept[name]))) for name in settings.max_bytes}
-    in_groups = {name: {group_names[code] for code in np.unique(groups[whole[name]])} for name in TESTED}
+    in_groups = {name: _names(group_names, groups[whole[name]]) if corpus.questions else set() for name in TESTED}
     questions = _questions(corpus.questions, documents, in_groups, settings)
     unused = max(len(corpus.questions) - sum(map(len, questions.values())), 0)
 
@@ -120,11 +122,11 @@ def prepare(corpus: Corpus, settings: Settings, scratch: Path, render: Render | 
     questions = {name: list(compress(items, staying[f"{name}_questions"])) for name, items in questions.items()}
     _require_text(kept, sizes)
     _require_no_leakage(found["leakage"], settings.max_leakage)
-    in_training = {group_names[code] for code in np.unique(groups[kept["train"]])}
+    in_training = _names(group_names, groups[kept["train"]]) if corpus.dialogues else set()
     trained = [(chat, group) for chat, group in corpus.dialogues if group in in_training]
     dialogues, without = _dialogues(trained, held_out, render)
     metrics = {
-        **_counts(kept, sizes, sources, source_names),
+        **_counts(kept, sizes, sources, source_names.to_pylist()),
         "questions": {name: len(items) for name, items in questions.items()},
         "num_questions": sum(map(len, questions.values())),
         "num_questions_unused": unused,  # beyond the caps, or about documents of the other splits
@@ -142,6 +144,10 @@ def prepare(corpus: Corpus, settings: Settings, scratch: Path, render: Render | 
         chats = {"read": store.num_chats, "dialogues": len(dialogues)}
         metrics["chats"] = {**chats, "examples": _examples([*documents["calibration"], *dialogues])}
     return Prepared(store, _mask(kept["train"], total), dialogues, documents, questions, metrics)
+
+
+def _names(names: pyarrow.LargeStringArray, codes: NDArray[np.int64]) -> set[str]:
+    return set(names.take(np.unique(codes)).to_pylist())
 
 
 def _columns(documents: Sequence[Document], names: Sequence[str]) -> dict[str, list[Any]]:
@@ -168,7 +174,8 @@ def _dialogues(
 
 def _stored(documents: Iterable[Document], scratch: Path) -> tuple[Store, Duplicates, NDArray[np.int64]]:
     """The stored documents, their duplicates, and their sizes in UTF-8 bytes, (documents,)."""
-    store, duplicates, sizes = Store(scratch), Duplicates(), []
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    store, duplicates, sizes = Store(scratch), Duplicates(scratch.parent), []
     for batch in ahead(store.write(tqdm(documents, desc="reading", unit="document"))):
         duplicates.add(words_of([document.words for document in batch]))
         sizes.append(np.array([len(document.text.encode()) for document in batch]))

@@ -154,5 +154,5 @@ def test_a_store_gives_back_what_it_took(tmp_path, monkeypatch):
     numbers = np.array([49, 0, 7, 8])
     assert kept.documents(numbers, 50) == [documents[number] for number in numbers]
     codes, names = kept.codes("group")
-    assert names == sorted({document.group for document in documents})
-    assert [names[code] for code in codes] == [document.group for document in documents]
+    assert names.to_pylist() == sorted({document.group for document in documents})
+    assert names.take(codes).to_pylist() == [document.group for document in documents]
