@@ -132,7 +132,8 @@ def _refit(model: PreTrainedModel, where: torch.device) -> tuple[float, float]:
     """Least squares of an output projection on two lengths of text: what a token takes, and what is left for none. Beside experts
     only attention's is refitted."""
     spec = spec_for(model.config.model_type)
-    projection = cast(nn.Linear, model.get_submodule(spec.layer(0, spec.mlp_out or spec.attention_out)))
+    read = f".{spec.mlp_out or spec.attention_out}"  # a hybrid's first layer has no attention
+    projection = cast(nn.Linear, next(module for name, module in model.named_modules() if name.endswith(read)))
     width, hidden = projection.weight.shape[spec.input_axis], projection.weight.shape[1 - spec.input_axis]
     times = []
     for length in (FEW_TOKENS, MORE_TOKENS):
