@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -63,7 +62,11 @@ def exit_cleanly(main: Callable[[], None]) -> None:
         line = _line(error)
         if line is None:
             raise
-    gc.collect()  # what the error held, a Trainer's progress bar too, which ends its own line
+    if "tqdm" in sys.modules:  # a progress bar that is still open (a Trainer's hangs in a cycle) would share the line
+        from tqdm import tqdm
+
+        for bar in list(tqdm._instances):  # type: ignore[attr-defined]
+            bar.close()
     sys.exit(f"error: {shown(line)}")
 
 
