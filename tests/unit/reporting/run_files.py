@@ -21,6 +21,7 @@ LAYERS, WIDTH, HEADS = 3, 77, 4
 PLAN = {
     "num_removed_layers": 0,
     "num_removed_key_value_heads": 0,
+    "num_removed_experts": 0,
     "widths": [48] * LAYERS,
     "num_counted_tokens": 123,
     "vocab_size": 400,

@@ -106,10 +106,17 @@ def test_the_folder_runs_in_llama_cpp_and_says_what_it_is(inputs, capsys):
 
 
 def test_a_plans_formats_replace_the_sections(inputs):
-    values = {"widths": [77, 77], "num_removed_layers": 0, "num_removed_key_value_heads": 0, "num_counted_tokens": 1}
-    sizes = {"vocab_size": 1, "num_parameters": 1, "checkpoint_bytes": 1, "file_bytes": 1}
+    removed = {"num_removed_layers": 0, "num_removed_key_value_heads": 0, "num_removed_experts": 0}
+    sizes = {
+        "widths": [77, 77],
+        "num_counted_tokens": 1,
+        "vocab_size": 1,
+        "num_parameters": 1,
+        "checkpoint_bytes": 1,
+        "file_bytes": 1,
+    }
     formats = {**dict.fromkeys(GROUPS, "F16"), "mlp_in": "IQ4_NL"}
-    artifacts.write_json(inputs / "plan.json", {"plan": {**values, **sizes, "formats": formats}})
+    artifacts.write_json(inputs / "plan.json", {"plan": {**removed, **sizes, "formats": formats}})
     try:
         metrics = run(inputs, "planned")
     finally:

@@ -54,19 +54,13 @@ def test_every_stage_runs_and_the_run_is_predicted(project, monkeypatch, capsys)
     assert {*folder.rglob("*")} == before, "it leaves nothing in the project"
 
 
-def test_a_mixture_of_experts_is_rehearsed(project, capsys):
-    folder = project(prune_neurons__experts=3, finetune__max_tokens=128)
+@pytest.mark.parametrize("changes", [{"prune_neurons__experts": 3}, {"budget__target_size_reduction": 0.2}])
+def test_a_mixture_of_experts_is_rehearsed(project, capsys, changes):
+    folder = project(finetune__max_tokens=128, **changes)
     shutil.rmtree(folder / "inputs/model")
     tiny.write_checkpoint(folder / "inputs/model", "mixtral")
     rehearse.main([])
     assert re.search(r"^export +[\d.]+ s +[\d.]+ GB$", capsys.readouterr().out, re.MULTILINE)
-
-
-def test_a_budget_for_a_mixture_is_refused_as_the_run_would(project):
-    folder = project(budget__target_size_reduction=0.2)
-    shutil.rmtree(folder / "inputs/model")
-    tiny.write_checkpoint(folder / "inputs/model", "mixtral")
-    assert refusal().startswith("check_budget: params.yaml: budget: experts are no resource of it yet")
 
 
 def test_a_column_that_the_text_lacks_is_named_with_its_row(project):
