@@ -32,7 +32,7 @@ from pathlib import Path
 from benchmarks.table import markdown
 from minigpts import artifacts
 from minigpts.errors import exit_cleanly
-from tests.e2e.project import STAGES, TINY, flags, write_inputs, write_params
+from tests.e2e.project import ROOT, STAGES, TINY, flags, write_inputs, write_params
 
 RESULTS = Path(__file__).parents[1] / "results/faults.csv"
 PARAMS = {
@@ -147,7 +147,7 @@ class Pipeline:
                 os.killpg(process, signal.SIGKILL)
             time.sleep(0.002)
         with contextlib.suppress(BlockingIOError):
-            self.said = os.read(ear, 1 << 20).decode(errors="replace").strip()
+            self.said = os.read(ear, 1 << 20).decode(errors="replace").strip().replace(f"{ROOT}/", "")
         os.close(ear)
         self.group = process
         return os.waitstatus_to_exitcode(ended[1])

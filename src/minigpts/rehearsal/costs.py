@@ -129,8 +129,8 @@ def _step(model: PreTrainedModel, recipe: Recipe, runtime: Runtime, where: torch
 
 
 def _refit(model: PreTrainedModel, where: torch.device) -> tuple[float, float]:
-    """Least squares of an output projection on two lengths of text: what a token takes, and what is left for none. Beside experts
-    only attention's is refitted."""
+    """Least squares of an output projection on two lengths of text: what a token takes, and what is left for none. Of a mixture
+    attention's is timed, and not its experts."""
     spec = spec_for(model.config.model_type)
     read = f".{spec.mlp_out or spec.attention_out}"  # a hybrid's first layer has no attention
     projection = cast(nn.Linear, next(module for name, module in model.named_modules() if name.endswith(read)))
